@@ -1,0 +1,1 @@
+"""A paged, batching LLM inference and serving engine."""

@@ -1,0 +1,93 @@
+"""Every error that a user can cause, in one tree.
+
+Each class fixes a machine-readable ``code`` and the HTTP status that a server answers with; each
+instance carries a sentence and, where there is one, a ``hint`` that says what to do. Bugs of our
+own are ``assert`` statements and ordinary exceptions, never these.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OctavoError(Exception):
+    """Base of all errors that are somebody's to mend: the caller's, the operator's, a file's."""
+
+    code = "octavo_error"
+    http_status = 500
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class ConfigError(OctavoError):
+    """A setting that is unknown, out of range, or at odds with another one."""
+
+    code = "invalid_config"
+    http_status = 400
+
+
+class InvalidRequest(OctavoError):
+    """A request that cannot be served as it is; ``param`` names the field at fault."""
+
+    code = "invalid_request"
+    http_status = 400
+
+    def __init__(
+        self, message: str, *, param: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+
+
+class Overloaded(OctavoError):
+    """The queue is full; the request was not taken and may be sent again later."""
+
+    code = "overloaded"
+    http_status = 429
+
+
+class ModelError(OctavoError):
+    """A model folder, checkpoint or tokeniser that cannot be used."""
+
+    code = "invalid_model"
+    http_status = 400
+
+
+class ModelNotFound(ModelError):
+    """No such folder or hub repository, or the hub cannot be reached."""
+
+    code = "model_not_found"
+    http_status = 404
+
+
+class UnsupportedModel(ModelError):
+    """A sound model of an architecture, or with an option, that is not implemented."""
+
+    code = "unsupported_model"
+
+
+class RequestFailed(OctavoError):
+    """One request failed while it was being computed; its neighbours are untouched."""
+
+    code = "request_failed"
+    http_status = 500
+
+
+class EngineDead(OctavoError):
+    """The engine stopped; requests in flight can be resumed on a new one."""
+
+    code = "engine_dead"
+    http_status = 503
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A hint naming the closest of ``known``, else None."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else None
