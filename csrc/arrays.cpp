@@ -1,0 +1,90 @@
+// Checks of array arguments. Messages name the argument, what it is and what it should be.
+#include "arrays.h"
+
+#include <nanobind/nanobind.h>
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+namespace octavo {
+namespace {
+
+std::string shape_text(const int64_t* shape, int num_dims) {
+  std::string text = "(";
+  for (int i = 0; i < num_dims; ++i) {
+    text += std::to_string(shape[i]);
+    if (i + 1 < num_dims || num_dims == 1) text += num_dims == 1 ? "," : ", ";
+  }
+  return text + ")";
+}
+
+bool is_contiguous(const Py_buffer& view) {
+  if (view.len == 0) return true;
+  Py_ssize_t expected = view.itemsize;
+  for (int i = view.ndim - 1; i >= 0; --i) {
+    if (view.shape[i] != 1 && view.strides[i] != expected) return false;
+    expected *= view.shape[i];
+  }
+  return true;
+}
+
+}  // namespace
+
+void raise_type_error(const char* format, ...) {
+  char message[512];
+  va_list arguments;
+  va_start(arguments, format);
+  std::vsnprintf(message, sizeof message, format, arguments);
+  va_end(arguments);
+  PyErr_SetString(PyExc_TypeError, message);
+  throw nanobind::python_error();
+}
+
+FloatArray::FloatArray(PyObject* object, const char* name, Access access) : name_(name) {
+  // Ask without PyBUF_WRITABLE and look at `readonly` afterwards: the message is then ours.
+  if (PyObject_GetBuffer(object, &view_, PyBUF_STRIDES | PyBUF_FORMAT) != 0) {
+    PyErr_Clear();
+    raise_type_error("%s: expected a float32 array", name);
+  }
+  const char* problem = nullptr;
+  const char* format = view_.format == nullptr ? "B" : view_.format;
+  if (std::strcmp(format, "f") != 0 || view_.itemsize != 4) {
+    problem = "dtype is not float32 in native byte order";
+  } else if (!is_contiguous(view_)) {
+    problem = "array is not C-contiguous";
+  } else if (reinterpret_cast<uintptr_t>(view_.buf) % 4 != 0) {
+    problem = "array is not aligned to 4 bytes";
+  } else if (access == Access::kWrite && view_.readonly) {
+    problem = "array is read-only";
+  }
+  if (problem != nullptr) {
+    const std::string format_copy(format);
+    PyBuffer_Release(&view_);
+    raise_type_error("%s: %s (buffer format '%s')", name, problem, format_copy.c_str());
+  }
+}
+
+void FloatArray::require_shape(const int64_t* shape, int num_dims) const {
+  bool equal = num_dims == view_.ndim;
+  for (int i = 0; equal && i < num_dims; ++i) equal = view_.shape[i] == shape[i];
+  if (equal) return;
+  int64_t own[PyBUF_MAX_NDIM];
+  for (int i = 0; i < view_.ndim; ++i) own[i] = view_.shape[i];
+  raise_type_error("%s: shape is %s, expected %s", name_, shape_text(own, view_.ndim).c_str(),
+                   shape_text(shape, num_dims).c_str());
+}
+
+void FloatArray::require_apart_from(const FloatArray& other, bool same_is_fine) const {
+  const char* begin = static_cast<const char*>(view_.buf);
+  const char* other_begin = static_cast<const char*>(other.view_.buf);
+  if (same_is_fine && begin == other_begin && view_.len == other.view_.len) return;
+  if (begin < other_begin + other.view_.len && other_begin < begin + view_.len) {
+    const std::string message = std::string(name_) + ": shares memory with " + other.name_;
+    PyErr_SetString(PyExc_ValueError, message.c_str());
+    throw nanobind::python_error();
+  }
+}
+
+}  // namespace octavo

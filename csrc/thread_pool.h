@@ -1,0 +1,68 @@
+// A pool of N-1 workers and the caller. It knows nothing of arrays or kernels.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace octavo {
+
+// Work on the items [begin, end). Must not throw. Called from several threads at once.
+using RangeBody = void (*)(void* context, int64_t begin, int64_t end);
+
+// Items are claimed in blocks from one atomic counter, so a thread that the operating system has
+// preempted costs one block, not a share. Kernels give the same bits whoever claims a block.
+//
+// A worker joins a run only while it is open. A worker that wakes late finds the run closed and
+// goes back to sleep: the caller waits for those that joined, never for those that slept.
+//
+// Several threads may call run(); they take turns.
+//
+// After fork() the child has no workers. The child's copy of a pool then does all work on the
+// calling thread, takes none of the parent's locks, and is never joined. A pool made in the child
+// is a full one.
+class ThreadPool {
+ public:
+  // num_threads counts the caller; at least 1.
+  explicit ThreadPool(int num_threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int num_threads() const { return num_threads_; }
+
+  // Calls body on disjoint ranges of at most `block` items that cover [0, num_items); returns when
+  // all are done. Bodies run in FloatingPointMode.
+  void run(int64_t num_items, int64_t block, RangeBody body, void* context);
+
+ private:
+  static constexpr uint32_t kOpen = 1u << 31;
+
+  // Everything that threads touch. It outlives the pool in a forked child, where it is leaked.
+  struct Shared {
+    std::mutex turn;  // one run at a time
+
+    // Written by the caller while `state` is 0, read by workers that joined.
+    RangeBody body = nullptr;
+    void* context = nullptr;
+    int64_t num_items = 0;
+    int64_t block = 1;
+
+    alignas(64) std::atomic<int64_t> next{0};     // first item that nobody has claimed
+    alignas(64) std::atomic<uint32_t> state{0};   // kOpen | workers inside
+    alignas(64) std::atomic<uint32_t> signal{0};  // grows by one a run; workers sleep on it
+    std::atomic<bool> stopping{false};
+    std::vector<std::thread> workers;
+  };
+
+  static void work(Shared& shared);
+  static void claim_blocks(Shared& shared);
+
+  int num_threads_;
+  uint32_t fork_generation_;
+  Shared* shared_;
+};
+
+}  // namespace octavo
