@@ -39,9 +39,7 @@ class InvalidRequest(OctavoError):
     code = "invalid_request"
     http_status = 400
 
-    def __init__(
-        self, message: str, *, param: str | None = None, hint: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, param: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.param = param
 

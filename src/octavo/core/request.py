@@ -128,7 +128,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 )
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise InvalidRequest(
-                "allowed_token_ids must not be empty", param="allowed_token_ids",
+                "allowed_token_ids must not be empty",
+                param="allowed_token_ids",
                 hint="leave it out to allow every token",
             )
 
@@ -154,7 +155,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for name in fields:
             if name not in known:
                 raise InvalidRequest(
-                    f"unknown sampling parameter {name!r}", param=name,
+                    f"unknown sampling parameter {name!r}",
+                    param=name,
                     hint=did_you_mean(name, known),
                 )
         return cls(**fields)

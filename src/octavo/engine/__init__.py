@@ -1,0 +1,1 @@
+"""The synchronous step loop; it speaks ids only."""

@@ -1,0 +1,1 @@
+"""From a plan of integers to the arrays of a step, and back to a result."""

@@ -1,0 +1,144 @@
+"""StepPlan → StepResult: the only place where plans meet a backend.
+
+``submit`` hands a plan over and returns a ticket, ``collect`` waits for its result. With
+``overlap`` the step is computed on a thread of its own, strictly in the order of submission, so
+that a caller can plan the next one meanwhile; without it ``submit`` computes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from octavo.backends.base import Executable, Rows, ScoredRows
+from octavo.core.clock import Clock, monotonic
+from octavo.core.step import RangeOutcome, StepPlan, StepResult, TokenLogprobs
+from octavo.execution.batch import BuiltBatch, build_batch
+from octavo.execution.slots import SlotTable
+
+
+@dataclass(slots=True)
+class StepTimes:
+    """Seconds spent so far, for the profiler: building batches, computing, reading results."""
+
+    batch_s: float = 0.0
+    run_s: float = 0.0
+    result_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A step that was submitted and not yet collected."""
+
+    step: int
+    future: Future[StepResult] = field(repr=False)
+
+
+class Runner:
+    """Owns the slots and an executable; runs plans one after the other."""
+
+    def __init__(
+        self,
+        executable: Executable,
+        *,
+        max_num_seqs: int,
+        max_model_len: int,
+        vocab_size: int,
+        end_token_ids: tuple[int, ...],
+        overlap: bool = False,
+        clock: Clock = monotonic,
+    ) -> None:
+        self.times = StepTimes()
+        self._executable = executable
+        self._clock = clock
+        self._slots = SlotTable(
+            max_num_seqs, max_model_len, vocab_size, len(executable.kv_groups), end_token_ids
+        )
+        self._thread = ThreadPoolExecutor(1, "octavo-step") if overlap else None
+
+    def submit(self, plan: StepPlan) -> Ticket:
+        """Start a step. The plan must not be changed afterwards."""
+        if self._thread is not None:
+            return Ticket(plan.step, self._thread.submit(self._run, plan))
+        future: Future[StepResult] = Future()
+        try:
+            future.set_result(self._run(plan))
+        except Exception as error:  # handed to whoever collects, as from a thread
+            future.set_exception(error)
+        return Ticket(plan.step, future)
+
+    def collect(self, ticket: Ticket) -> StepResult:
+        """The result of a step; waits for it. Raises what the backend raised."""
+        return ticket.future.result()
+
+    def close(self) -> None:
+        """Wait for steps in flight and end the thread."""
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def _run(self, plan: StepPlan) -> StepResult:
+        started = self._clock()
+        slots = self._slots
+        for slot in plan.leave:
+            slots.leave(slot)
+        for entry in plan.enter:
+            try:
+                slots.enter(entry)
+            except Exception as error:  # a bug met by one request must not stop the others
+                slots.failures[entry.slot] = f"entering a slot failed: {error!r}"
+        for slot, group, index, page in plan.page_assignments:
+            slots.pages[group][slot, index] = page
+        built = build_batch(plan, slots)
+        ready = self._clock()
+        rows = self._executable.run(built.batch)
+        computed = self._clock()
+        result = StepResult(plan.step, _outcomes(plan, built, rows, slots))
+        self.times.batch_s += ready - started
+        self.times.run_s += computed - ready
+        self.times.result_s += self._clock() - computed
+        return result
+
+
+def _outcomes(
+    plan: StepPlan, built: BuiltBatch, rows: Rows, slots: SlotTable
+) -> list[RangeOutcome]:
+    """Sort the rows of a step back to the ranges of its plan; drawn tokens become known."""
+    outcomes = [_COMPUTED] * len(plan.ranges)
+    errors = {built.score_ranges[row]: message for row, message in rows.prompt_errors.items()}
+    prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
+    for row, index in enumerate(built.score_ranges):
+        prompt_logprobs.setdefault(index, []).append(_logprobs(rows.prompt_scores, row))
+    for index, scores in prompt_logprobs.items():
+        outcomes[index] = RangeOutcome(prompt_logprobs=tuple(scores))
+    token_ids = rows.token_ids.tolist()
+    for row, index in enumerate(built.sample_ranges):
+        if row in rows.errors:
+            errors[index] = rows.errors[row]
+            continue
+        slot = plan.ranges[index].slot
+        slots.append(slot, token_ids[row])
+        wants_logprobs = built.batch.sampling.num_logprobs[row] >= 0
+        outcomes[index] = RangeOutcome(
+            token_id=token_ids[row],
+            logprobs=_logprobs(rows.scores, row) if wants_logprobs else None,
+            prompt_logprobs=outcomes[index].prompt_logprobs,
+        )
+    if slots.failures:
+        for index, part in enumerate(plan.ranges):
+            if part.slot in slots.failures:
+                errors[index] = slots.failures[part.slot]
+    for index, message in errors.items():
+        outcomes[index] = RangeOutcome(error=message)
+    return outcomes
+
+
+_COMPUTED = RangeOutcome()
+
+
+def _logprobs(scores: ScoredRows, row: int) -> TokenLogprobs:
+    return TokenLogprobs(
+        float(scores.logprobs[row]),
+        tuple(scores.top_ids[row].tolist()),
+        tuple(scores.top_logprobs[row].tolist()),
+    )
