@@ -109,8 +109,9 @@ class Rows:
 class WeightSource(Protocol):
     """Where a backend takes the numbers of a program's weights from."""
 
-    fingerprint: str
-    """Names the content: equal fingerprints mean equal numbers."""
+    @property
+    def fingerprint(self) -> str:
+        """Names the content: equal fingerprints mean equal numbers. May read it all, once."""
 
     def load(self, weight: Weight) -> F32:
         """The weight as a C-contiguous float32 array of ``weight.shape``.
