@@ -82,15 +82,12 @@ class Weight:
     first_row: int = 0
     num_tensor_rows: int | None = None
     """Rows of the whole (transposed) tensor, where it has more than ``shape[0]``."""
-    optional_prefix: str = ""
-    """A beginning of ``tensor`` that a checkpoint may leave out."""
 
     def __post_init__(self) -> None:
         assert len(self.shape) in (1, 2)
         assert min(self.shape) > 0
         assert not self.transposed or len(self.shape) == 2
         assert 0 <= self.first_row <= self.tensor_rows - self.shape[0]
-        assert self.tensor.startswith(self.optional_prefix)
 
     @property
     def tensor_rows(self) -> int:
@@ -413,7 +410,10 @@ class Program:
 
     def describe(self) -> str:
         """A listing for people, one line an operation."""
-        lines = [f"program: {len(self.operations)} operations, {self.max_model_len} tokens"]
+        lines = [
+            f"program: {len(self.operations)} operations,"
+            f" sequences of up to {self.max_model_len} tokens"
+        ]
         for index, operation in enumerate(self.operations):
             rows, features = operation.shape
             shape = f"{rows.value} x {features}"

@@ -1,0 +1,1 @@
+"""Architectures: from a model's configuration to its program."""
