@@ -224,16 +224,18 @@ NB_MODULE(_native, module) {
       .def(nb::init<int>(), nb::arg("num_threads"))
       .def_prop_ro("num_threads", &Pool::num_threads);
 
+  // none(): a None reaches our own check, whose message names the argument.
   nb::class_<Kernels>(module, "Kernels")
       .def(nb::init<Pool&, const std::string&>(), nb::arg("pool"), nb::arg("instruction_set") = "",
            nb::keep_alive<1, 2>())
       .def_prop_ro("instruction_set", &Kernels::instruction_set)
-      .def("product", &Kernels::product, nb::arg("a"), nb::arg("b"), nb::arg("out"),
-           nb::arg("bias") = nb::none())
-      .def("row_sums", &Kernels::row_sums, nb::arg("x"), nb::arg("out"))
-      .def("row_sums_of_squares", &Kernels::row_sums_of_squares, nb::arg("x"), nb::arg("out"))
-      .def("exp", &Kernels::exp, nb::arg("x"), nb::arg("out"))
-      .def("log", &Kernels::log, nb::arg("x"), nb::arg("out"))
-      .def("tanh", &Kernels::tanh, nb::arg("x"), nb::arg("out"))
-      .def("sigmoid", &Kernels::sigmoid, nb::arg("x"), nb::arg("out"));
+      .def("product", &Kernels::product, nb::arg("a").none(), nb::arg("b").none(),
+           nb::arg("out").none(), nb::arg("bias") = nb::none())
+      .def("row_sums", &Kernels::row_sums, nb::arg("x").none(), nb::arg("out").none())
+      .def("row_sums_of_squares", &Kernels::row_sums_of_squares, nb::arg("x").none(),
+           nb::arg("out").none())
+      .def("exp", &Kernels::exp, nb::arg("x").none(), nb::arg("out").none())
+      .def("log", &Kernels::log, nb::arg("x").none(), nb::arg("out").none())
+      .def("tanh", &Kernels::tanh, nb::arg("x").none(), nb::arg("out").none())
+      .def("sigmoid", &Kernels::sigmoid, nb::arg("x").none(), nb::arg("out").none());
 }

@@ -90,7 +90,8 @@ def product(a: F32, b: F32, bias: F32 | None = None) -> F32:
 
 def product_row(a: F32, b: F32, bias: F32 | None = None) -> F32:
     """One row of `product`: a is (k,), the result (n,). The same bits as among other rows."""
-    return product(a[np.newaxis], b, bias)[0]
+    row: F32 = product(a[np.newaxis], b, bias)[0]
+    return row
 
 
 def row_sum(x: F32) -> np.float32:

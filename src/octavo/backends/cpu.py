@@ -1,0 +1,81 @@
+"""How many cores this process may use. Affinity, hyper-threads and container limits all count."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+_ROOT = Path("/")
+
+
+def available_cores(root: Path = _ROOT) -> int:
+    """The number of threads worth starting: at least 1.
+
+    The smallest of: physical cores among the CPUs that this process may run on (two hyper-threads
+    share one set of vector units), and the CPU quota of its cgroup or of any cgroup above it,
+    version 1 or 2, rounded down.
+
+    Args:
+        root: where `proc` and `sys` are looked up; tests put a made-up tree there.
+    """
+    return max(1, min(_physical_cores(_allowed_cpus(), root), *_quotas(root)))
+
+
+def _allowed_cpus() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _physical_cores(cpus: set[int], root: Path) -> int:
+    groups = set()
+    for cpu in cpus:
+        siblings = _read(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        groups.add(siblings or f"only {cpu}")
+    return len(groups)
+
+
+def _quotas(root: Path) -> list[int]:
+    """Whole cores that each limiting cgroup allows; one entry without a limit, so never empty."""
+    quotas = [2**31]
+    for line in (_read(root / "proc/self/cgroup") or "").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            mounts = ["sys/fs/cgroup"]
+        elif "cpu" in controllers.split(","):
+            mounts = [f"sys/fs/cgroup/{controllers}", "sys/fs/cgroup/cpu"]
+        else:
+            continue
+        for mount in mounts:
+            for folder in _upwards(path):
+                quota = _quota_of(root / mount / folder)
+                if quota is not None:
+                    quotas.append(quota)
+    return quotas
+
+
+def _upwards(path: str) -> list[str]:
+    # Inside a container the path may not be visible; the mount's own folder then is ours.
+    inner = PurePosixPath(path.lstrip("/"))
+    return [str(folder) for folder in (inner, *inner.parents)]
+
+
+def _quota_of(folder: Path) -> int | None:
+    both = (_read(folder / "cpu.max") or "").split()
+    if not both:
+        both = [
+            _read(folder / "cpu.cfs_quota_us") or "",
+            _read(folder / "cpu.cfs_period_us") or "",
+        ]
+    quota, period = [*both, ""][:2]
+    if not (quota.isdigit() and period.isdigit() and int(period) > 0):
+        return None  # "max", "-1" or no such file
+    return int(quota) // int(period)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None

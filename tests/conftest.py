@@ -1,0 +1,38 @@
+"""What every test lives under: hypothesis settings and a limit on a test's computing time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+MAX_CPU_SECONDS = 2.0
+
+# No deadlines: a neighbour on the machine must not fail a test.
+settings.register_profile(
+    "octavo",
+    deadline=None,
+    max_examples=50,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("octavo")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Fail an unmarked test that computes for over two seconds.
+
+    Processor time, not wall time: that does not grow when the machine is busy with others.
+    OCTAVO_TEST_TIME_LIMIT=off lifts the limit, for builds with sanitizers or coverage.
+    """
+    started = time.process_time()
+    yield
+    used = time.process_time() - started
+    limited = os.environ.get("OCTAVO_TEST_TIME_LIMIT") != "off"
+    exempt = item.get_closest_marker("slow") or item.get_closest_marker("parity")
+    if limited and not exempt and used > MAX_CPU_SECONDS:
+        pytest.fail(f"took {used:.1f} s of processor time; make it quicker or mark it slow")
