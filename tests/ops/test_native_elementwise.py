@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.ops.helpers import AWKWARD_VALUES, F32, assert_same_bits, at_end_of_page
 
 from octavo import _native
 from octavo.backends import canonical
+from tests.ops.helpers import AWKWARD_VALUES, F32, assert_same_bits, at_end_of_page
 
 F64 = NDArray[np.float64]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.ops.helpers import AWKWARD_VALUES, F32, assert_same_bits, at_end_of_page, normal
 
 from octavo import _native
 from octavo.backends import canonical
+from tests.ops.helpers import AWKWARD_VALUES, F32, assert_same_bits, at_end_of_page, normal
 
 # Rows on both sides of every tile height (4, 6, 12) and of the packing threshold (16); columns on
 # both sides of vectors (8, 16), panels (32) and tails; depths around the block of 256.

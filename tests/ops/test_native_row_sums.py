@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.ops.helpers import AWKWARD_VALUES, F32, assert_same_bits, at_end_of_page, normal
 
 from octavo import _native
 from octavo.backends import canonical
+from tests.ops.helpers import AWKWARD_VALUES, F32, assert_same_bits, at_end_of_page, normal
 
 Twin = Callable[[F32], np.float32]
 TWINS: dict[str, Twin] = {

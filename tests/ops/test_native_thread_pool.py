@@ -13,10 +13,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from tests.ops.helpers import F32, assert_same_bits, normal
 
 from octavo import _native
 from octavo.backends import canonical
+from tests.ops.helpers import F32, assert_same_bits, normal
 
 ON_X86_LINUX = sys.platform == "linux" and platform.machine() == "x86_64"
 

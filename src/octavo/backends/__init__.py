@@ -1,0 +1,1 @@
+"""Backends: what computes programs. Each stands alone; `base` is the contract."""
