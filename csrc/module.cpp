@@ -22,6 +22,8 @@ constexpr int kMaxThreads = 1024;
 // Work below these sizes costs less than waking a worker.
 constexpr int64_t kElementsOfABlock = 8192;
 constexpr int64_t kProductsWorthSharing = 32768;
+constexpr int64_t kMaxRowBlock = 192;
+constexpr int64_t kMinColumnBlock = 64;
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -152,9 +154,14 @@ class Kernels {
   void run_product(ProductTask& task, int64_t batch) {
     if (batch == 0 || task.m == 0 || task.n == 0) return;
     // Blocks for the caches and for sharing; no value depends on them.
-    task.row_block = task.m < 192 ? task.m : 192;
-    task.column_block = task.m < 16 ? 128 : 64;
+    task.row_block = task.m < kMaxRowBlock ? task.m : kMaxRowBlock;
     task.num_row_blocks = ceil_divide(task.m, task.row_block);
+    const int64_t wanted = 4 * pool_.num_threads();
+    task.column_block = kMaxColumnBlock;
+    while (task.column_block > kMinColumnBlock &&
+           batch * task.num_row_blocks * ceil_divide(task.n, task.column_block) < wanted) {
+      task.column_block /= 2;
+    }
     task.num_column_blocks = ceil_divide(task.n, task.column_block);
     const int64_t num_items = batch * task.num_row_blocks * task.num_column_blocks;
     const int64_t item_products = task.row_block * task.column_block * (task.k + 1);

@@ -62,8 +62,9 @@ struct Floats {
 constexpr int kMaxTileRows = 6;
 constexpr int kTileVectors = 2;
 constexpr int kVectorsForOneRow = 8;
-constexpr int kVectorsForTwoRows = 4;
-constexpr int kVectorsForFourRows = 2;
+// The few rows that read b as it lies, in wide strips, rather than pack it first.
+constexpr int kUnpackedRows = 2;
+constexpr int kUnpackedVectors = 4;
 
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"

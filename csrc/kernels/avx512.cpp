@@ -59,8 +59,9 @@ struct Floats {
 constexpr int kMaxTileRows = 12;
 constexpr int kTileVectors = 2;
 constexpr int kVectorsForOneRow = 8;
-constexpr int kVectorsForTwoRows = 8;
-constexpr int kVectorsForFourRows = 4;
+// The few rows that read b as it lies, in wide strips, rather than pack it first.
+constexpr int kUnpackedRows = 4;
+constexpr int kUnpackedVectors = 4;
 
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"

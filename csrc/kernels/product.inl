@@ -4,8 +4,9 @@
 // chain rests in `out`, which changes nothing: it is a float32 there as it is in a register.
 // Included by each unit of kernels inside its anonymous namespace.
 
-constexpr int64_t kDepthBlock = 256;  // a packed panel of 32 columns then takes 32 KiB
-constexpr int64_t kRowsWorthPacking = 16;
+// A slice of b of this depth and kMaxColumnBlock columns is packed for the second-level cache; one
+// panel of it stays in the first.
+constexpr int64_t kDepthBlock = 128;
 constexpr int64_t kPanelColumns = kTileVectors * Floats::kLanes;
 
 // One tile's view of the operands. Pointers stand at the tile's first row and column.
@@ -124,62 +125,56 @@ inline void for_each_row_tile(int64_t rows, Body body) {
   }
 }
 
-// Copies `columns` columns of b side by side: rows far apart become one stream.
-inline void pack_panel(const Tile& block, int64_t columns, float* panel) {
-  for (int64_t k = 0; k < block.depth; ++k) {
-    const float* from = block.b + k * block.b_stride;
-    float* to = panel + k * kPanelColumns;
+// Copies the slice's columns of b, panel after panel. Rows of b may lie pages apart, and a tile
+// would read a few bytes of each: memory is quick at the long runs read here, once it is told of
+// them in time, as no hardware prefetcher follows such strides.
+inline void pack_panels(const Tile& slice, int64_t columns, float* panels) {
+  constexpr int64_t kRowsAhead = 4;
+  for (int64_t k = 0; k < slice.depth; ++k) {
+    const float* from = slice.b + k * slice.b_stride;
+    const float* soon = k + kRowsAhead < slice.depth ? from + kRowsAhead * slice.b_stride : from;
+    float* to = panels + k * kPanelColumns;
     int64_t c = 0;
-    for (; c + Floats::kLanes <= columns; c += Floats::kLanes) {
-      Floats::store(to + c, Floats::load(from + c));
+    for (; c + kPanelColumns <= columns; c += kPanelColumns, to += kDepthBlock * kPanelColumns) {
+      for (int v = 0; v < kTileVectors; ++v) {
+        const int64_t column = c + v * Floats::kLanes;
+        Floats::store(to + v * Floats::kLanes, Floats::load(from + column));
+        __builtin_prefetch(soon + column);
+      }
     }
-    if (c < columns) Floats::store(to + c, Floats::load_first(from + c, columns - c));
+    for (; c + Floats::kLanes <= columns; c += Floats::kLanes, to += Floats::kLanes) {
+      Floats::store(to, Floats::load(from + c));
+    }
+    if (c < columns) Floats::store(to, Floats::load_first(from + c, columns - c));
   }
 }
 
 // `block` stands at the first row and column, with the whole depth.
-void compute_many_rows(int64_t rows, int64_t columns, const Tile& block) {
-  alignas(64) float panel[kDepthBlock * kPanelColumns];
-  for (int64_t c = 0; c < columns; c += kPanelColumns) {
-    const int64_t width = columns - c < kPanelColumns ? columns - c : kPanelColumns;
-    const Tile column_block = moved(block, c);
-    int64_t k = 0;
-    do {
-      Tile tile = column_block;
-      tile.depth = block.depth - k < kDepthBlock ? block.depth - k : kDepthBlock;
-      tile.a += k;
-      tile.b += k * tile.b_stride;
-      tile.starts = k == 0;
-      if (k + tile.depth < block.depth) tile.bias = nullptr;
-      pack_panel(tile, width, panel);
-      tile.b = panel;
-      tile.b_stride = kPanelColumns;
+void compute_rows(int64_t rows, int64_t columns, const Tile& block) {
+  alignas(64) float panels[kDepthBlock * kMaxColumnBlock];
+  int64_t k = 0;
+  do {
+    Tile slice = block;
+    slice.depth = block.depth - k < kDepthBlock ? block.depth - k : kDepthBlock;
+    slice.a += k;
+    slice.b += k * slice.b_stride;
+    slice.starts = k == 0;
+    if (k + slice.depth < block.depth) slice.bias = nullptr;
+    pack_panels(slice, columns, panels);
+    for (int64_t c = 0; c < columns; c += kPanelColumns) {
+      const int64_t width = columns - c < kPanelColumns ? columns - c : kPanelColumns;
+      Tile panel = moved(slice, c);
+      panel.b = panels + c * kDepthBlock;
+      panel.b_stride = kPanelColumns;
       for_each_row_tile(rows, [&](int64_t first, int64_t height) {
-        Tile row_tile = tile;
-        row_tile.a += first * tile.a_stride;
-        row_tile.out += first * tile.out_stride;
-        compute_strip<kMaxTileRows, kTileVectors>(height, width, row_tile);
+        Tile tile = panel;
+        tile.a += first * tile.a_stride;
+        tile.out += first * tile.out_stride;
+        compute_strip<kMaxTileRows, kTileVectors>(height, width, tile);
       });
-      k += tile.depth;
-    } while (k < block.depth);
-  }
-}
-
-void compute_few_rows(int64_t rows, int64_t columns, const Tile& block) {
-  for_each_row_tile(rows, [&](int64_t first, int64_t height) {
-    Tile tile = block;
-    tile.a += first * tile.a_stride;
-    tile.out += first * tile.out_stride;
-    if (height == 1) {
-      compute_strip<1, kVectorsForOneRow>(height, columns, tile);
-    } else if (height == 2) {
-      compute_strip<2, kVectorsForTwoRows>(height, columns, tile);
-    } else if (height <= 4) {
-      compute_strip<4, kVectorsForFourRows>(height, columns, tile);
-    } else {
-      compute_strip<kMaxTileRows, kTileVectors>(height, columns, tile);
     }
-  });
+    k += slice.depth;
+  } while (k < block.depth);
 }
 
 void product(const ProductTask& task, int64_t begin, int64_t end) {
@@ -202,10 +197,12 @@ void product(const ProductTask& task, int64_t begin, int64_t end) {
     block.starts = true;
     block.bias = task.bias == nullptr ? nullptr : task.bias + column;
     block.count = 0;
-    if (rows >= kRowsWorthPacking) {
-      compute_many_rows(rows, columns, block);
+    if (rows == 1) {
+      compute_strip<1, kVectorsForOneRow>(rows, columns, block);
+    } else if (rows <= kUnpackedRows) {
+      compute_strip<kUnpackedRows, kUnpackedVectors>(rows, columns, block);
     } else {
-      compute_few_rows(rows, columns, block);
+      compute_rows(rows, columns, block);
     }
   }
 }

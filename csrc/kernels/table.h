@@ -6,6 +6,8 @@
 
 namespace octavo {
 
+constexpr int64_t kMaxColumnBlock = 256;  // kernels keep one block of columns on the stack
+
 // Row-major operands of the canonical product. Item (i, r, c) of the work is the block of rows
 // [r * row_block, ...) and columns [c * column_block, ...) of matrix i of the batch.
 struct ProductTask {

@@ -11,15 +11,16 @@ from octavo import _native
 from octavo.backends import canonical
 from tests.ops.helpers import AWKWARD_VALUES, F32, assert_same_bits, at_end_of_page, normal
 
-# Rows on both sides of every tile height (4, 6, 12) and of the packing threshold (16); columns on
-# both sides of vectors (8, 16), panels (32) and tails; depths around the block of 256.
+# Rows on both sides of every tile height (4, 6, 12) and of the packing thresholds (2, 4); columns on
+# both sides of vectors (8, 16), panels (32) and blocks (64 to 256); depths around the block of 128.
 SHAPES = [
     (1, 0, 1),
     (1, 1, 1),
     (1, 300, 70),
     (2, 17, 33),
-    (3, 255, 16),
-    (4, 256, 31),
+    (3, 127, 16),
+    (4, 128, 31),
+    (5, 129, 8),
     (5, 257, 8),
     (6, 64, 9),
     (7, 3, 65),
@@ -105,7 +106,7 @@ def test_blocks_of_rows_columns_and_depth(
 ) -> None:
     """Larger than every block, so that all of them and their remainders occur."""
     rng = np.random.default_rng(5)
-    a, b, bias = normal(rng, 211, 520), normal(rng, 520, 149), normal(rng, 149)
+    a, b, bias = normal(rng, 211, 393), normal(rng, 393, 1061), normal(rng, 1061)
     out = run(_native.Kernels(pools[threads], instruction_set), a, b, bias)
     for row in (0, 191, 192, 210):
         assert_same_bits(out[row], canonical.product_row(a[row], b, bias))
