@@ -11,8 +11,9 @@ from octavo import _native
 from octavo.backends import canonical
 from tests.ops.helpers import AWKWARD_VALUES, F32, assert_same_bits, at_end_of_page, normal
 
-# Rows on both sides of every tile height (4, 6, 12) and of the packing thresholds (2, 4); columns on
-# both sides of vectors (8, 16), panels (32) and blocks (64 to 256); depths around the block of 128.
+# Rows on both sides of every tile height (4, 6, 12) and of the packing thresholds (2, 4); columns
+# on both sides of vectors (8, 16), panels (32) and blocks (64 to 256); depths around the block of
+# 128.
 SHAPES = [
     (1, 0, 1),
     (1, 1, 1),
