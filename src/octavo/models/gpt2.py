@@ -10,7 +10,11 @@ from octavo.program.ir import Program, Value, Weight
 def build_gpt2(spec: ModelSpec, max_model_len: int) -> Program:
     """The program of a spec for sequences of at most ``max_model_len`` tokens."""
     builder = ProgramBuilder(max_model_len)
-    embedding = Weight("transformer.wte.weight", (spec.vocab_size, spec.hidden_size))
+    embedding = Weight(
+        "transformer.wte.weight",
+        (spec.vocab_size, spec.hidden_size),
+        also_named="lm_head.weight" if spec.tied else None,
+    )
     positions = Weight("transformer.wpe.weight", (spec.max_positions, spec.hidden_size))
 
     x = builder.add(builder.embed_tokens(embedding), builder.embed_positions(positions))

@@ -13,7 +13,11 @@ def build_llama(spec: ModelSpec, max_model_len: int) -> Program:
     assert spec.rope is not None
     builder = ProgramBuilder(max_model_len)
     rotary = rotary_table(spec.rope, spec.head_dim, max_model_len)
-    embedding = Weight("model.embed_tokens.weight", (spec.vocab_size, spec.hidden_size))
+    embedding = Weight(
+        "model.embed_tokens.weight",
+        (spec.vocab_size, spec.hidden_size),
+        also_named="lm_head.weight" if spec.tied else None,
+    )
 
     x = builder.embed_tokens(embedding)
     for layer in range(spec.num_layers):

@@ -175,7 +175,7 @@ class YarnRope:
         first, last = max(first, 0), min(last, rotary_dim - 1)
         if first == last:
             last += 0.001  # a ramp of no width
-        divided = np.clip((np.arange(rotary_dim // 2) - first) / (last - first), 0.0, 1.0)
+        divided: F64 = np.clip((np.arange(rotary_dim // 2) - first) / (last - first), 0.0, 1.0)
         mixed: F64 = (1.0 - divided) * plain + divided * plain / self.factor
         return mixed
 
@@ -210,8 +210,8 @@ class LongRope:
 
     def frequencies(self, rotary_dim: int, max_model_len: int) -> F64:
         is_long = max_model_len > self.original_len
-        divisors = self.long_divisors if is_long else self.short_divisors
-        return _plain_frequencies(self.theta, rotary_dim) / np.array(divisors)
+        divisors: F64 = np.array(self.long_divisors if is_long else self.short_divisors)
+        return _plain_frequencies(self.theta, rotary_dim) / divisors
 
 
 def read_rope(config: Fields, *, head_dim: int) -> Rope:

@@ -82,28 +82,22 @@ class Weight:
     first_row: int = 0
     num_tensor_rows: int | None = None
     """Rows of the whole (transposed) tensor, where it has more than ``shape[0]``."""
-
-    def __post_init__(self) -> None:
-        assert len(self.shape) in (1, 2)
-        assert min(self.shape) > 0
-        assert not self.transposed or len(self.shape) == 2
-        assert 0 <= self.first_row <= self.tensor_rows - self.shape[0]
-
-    @property
-    def tensor_rows(self) -> int:
-        """Rows of the whole (transposed) tensor."""
-        return self.num_tensor_rows or self.shape[0]
+    also_named: str | None = None
+    """Another name under which a checkpoint may have it: a tied embedding saved as the head."""
 
     @property
     def tensor_shape(self) -> tuple[int, ...]:
         """The shape that the checkpoint must have."""
-        whole = (self.tensor_rows, *self.shape[1:])
+        whole = self.shape
+        if self.num_tensor_rows is not None:
+            assert self.first_row + self.shape[0] <= self.num_tensor_rows
+            whole = (self.num_tensor_rows, *self.shape[1:])
         return whole[::-1] if self.transposed else whole
 
     def __str__(self) -> str:
         turned = ".T" if self.transposed else ""
         part = ""
-        if self.tensor_rows != self.shape[0]:
+        if self.num_tensor_rows not in (None, self.shape[0]):
             part = f"[{self.first_row}:{self.first_row + self.shape[0]}]"
         return f"{self.tensor}{turned}{part}"
 

@@ -8,8 +8,8 @@ business.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -128,7 +128,7 @@ class Checkpoint:
             raise report(self.folder, findings, self._tensors)
 
     def _find(self, weight: Weight) -> StoredTensor:
-        name = stored_name(weight.tensor, self._tensors, self._has_prefix)
+        name = stored_name(weight, self._tensors, self._has_prefix)
         if name is not None:
             return self._tensors[name]
         known = list(self._tensors)[:_MAX_SUGGESTED]
@@ -140,8 +140,8 @@ class Checkpoint:
 
     def _repeats_wanted(self, name: str, wanted: Iterable[Weight]) -> bool:
         mine = self._tensors[name].info
-        for tensor in dict.fromkeys(weight.tensor for weight in wanted):
-            other_name = stored_name(tensor, self._tensors, self._has_prefix)
+        for weight in {weight.tensor: weight for weight in wanted}.values():
+            other_name = stored_name(weight, self._tensors, self._has_prefix)
             if other_name is None:
                 continue
             other = self._tensors[other_name].info
@@ -187,8 +187,7 @@ class Checkpoint:
 def _copy_rows(stored: StoredTensor, weight: Weight, dtype: np.dtype[Any], result: F32) -> None:
     """Convert rows [first_row, first_row + shape[0]), mapping a block of the source at a time."""
     target = result.reshape(-1)
-    row_items = target.size // weight.shape[0] if weight.shape and weight.shape[0] else 0
-    offset = weight.first_row * row_items * dtype.itemsize
+    offset = weight.first_row * math.prod(weight.shape[1:]) * dtype.itemsize
     for begin, end in _pieces(target.size * dtype.itemsize, BLOCK_BYTES):
         block = stored.file.map_bytes(stored.info, offset + begin, offset + end).view(dtype)
         np.copyto(target[begin // dtype.itemsize : end // dtype.itemsize], block)
@@ -202,6 +201,5 @@ def _pieces(num_bytes: int, piece: int) -> Iterator[tuple[int, int]]:
 
 def _num_cores() -> int:
     """That this process may use; where the system does not tell (macOS), all."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

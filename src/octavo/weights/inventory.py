@@ -44,18 +44,22 @@ class Findings:
         return bool(self.missing or self.misshapen or self.unreadable or self.extra)
 
 
-def stored_name(name: str, stored: Collection[str], has_prefix: Mapping[str, bool]) -> str | None:
-    """The name under which a checkpoint has ``name``, or None.
+def stored_name(
+    weight: Weight, stored: Collection[str], has_prefix: Mapping[str, bool]
+) -> str | None:
+    """The name under which a checkpoint has the weight's tensor, or None.
 
     ``has_prefix`` says of each of BARE_PREFIXES whether any stored name begins with it.
     """
+    name = weight.tensor
     if name in stored:
         return name
     for prefix in BARE_PREFIXES:
         if name.startswith(prefix) and not has_prefix[prefix]:
             bare = name.removeprefix(prefix)
-            return bare if bare in stored else None
-    return None
+            if bare in stored:
+                return bare
+    return weight.also_named if weight.also_named in stored else None
 
 
 def prefixes_in(stored: Iterable[str]) -> dict[str, bool]:
@@ -74,7 +78,7 @@ def compare(wanted: Iterable[Weight], stored: Mapping[str, TensorInfo]) -> Findi
         if (weight.tensor, weight.tensor_shape) in seen:
             continue  # another slice of the same tensor
         seen.add((weight.tensor, weight.tensor_shape))
-        name = stored_name(weight.tensor, stored, has_prefix)
+        name = stored_name(weight, stored, has_prefix)
         if name is None:
             findings.missing.append(weight.tensor)
             continue
