@@ -51,6 +51,13 @@ class Overloaded(OctavoError):
     http_status = 429
 
 
+class DeadlineExceeded(OctavoError):
+    """The request's deadline came while it was still waiting; nothing of it was computed."""
+
+    code = "deadline_exceeded"
+    http_status = 504
+
+
 class ModelError(OctavoError):
     """A model folder, checkpoint or tokeniser that cannot be used."""
 
@@ -83,6 +90,18 @@ class EngineDead(OctavoError):
 
     code = "engine_dead"
     http_status = 503
+
+
+def error_from_code(code: str, message: str, hint: str | None = None) -> OctavoError:
+    """The error that ``code`` names, as it was before it travelled in a message."""
+    classes = [OctavoError]
+    for kind in classes:  # grows while it is read
+        if kind.code == code:
+            return kind(message, hint=hint)
+        classes += kind.__subclasses__()
+    error = OctavoError(message, hint=hint)
+    error.code = code
+    return error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
