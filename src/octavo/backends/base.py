@@ -98,7 +98,7 @@ class Rows:
     """What a batch gives back."""
 
     token_ids: I32  # (samples,) -1 where the row failed
-    scores: ScoredRows  # (samples,) of the drawn tokens; 0 rows' values are unspecified without logprobs
+    scores: ScoredRows  # (samples,) of the drawn tokens; 0 and empty where none are wanted
     prompt_scores: ScoredRows  # (scores,)
     errors: dict[int, str] = field(default_factory=dict)
     """Why a sample row failed, by its index in sample_rows; its neighbours are unaffected."""
@@ -125,8 +125,12 @@ class Executable(Protocol):
     """A compiled program with its weights and its pools of keys and values."""
 
     kv_groups: tuple[KVGroup, ...]
-    numerics: dict[str, str]
-    """What decides the bits of keys and values on the backend's side (hashing.numerics_id)."""
+
+    def numerics(self) -> dict[str, str]:
+        """What decides the bits of keys and values on the backend's side (hashing.numerics_id).
+
+        Asks for the weights' fingerprint, which may have to read them all.
+        """
 
     def run(self, batch: Batch) -> Rows:
         """Copy pages, compute every token of the batch, store its keys and values, sample."""

@@ -113,14 +113,19 @@ class ReferenceExecutable:
         operations = _ReferenceOperations(program, weights, kernels, attention)
         self._interpreter = Interpreter[_Step, F32](program, operations)
         self._vocab_size = program.vocab_size
-        self.numerics = {
+        self._program_digest = program.digest()
+        self._source = weights
+
+    def numerics(self) -> dict[str, str]:
+        """What decides the bits of keys and values; asks for the weights' fingerprint."""
+        return {
             "backend": f"{ReferenceBackend.name} {VERSION}",
             "instruction_set": "any",
             "kv_format": f"f32 {KV_LAYOUT_VERSION}",
-            "program": program.digest(),
+            "program": self._program_digest,
             "rope": _digest(self._rotary),
             "weight_format": "f32",
-            "weights": weights.fingerprint,
+            "weights": self._source.fingerprint,
         }
 
     def run(self, batch: Batch) -> Rows:

@@ -5,7 +5,6 @@ Which fields a model has belongs to ``spec.py``. A field that is ``null`` counts
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from octavo.core.errors import ModelError
+from octavo.core.json_file import read_json_object
 
 MAX_INTEGER = 2**31 - 1
 
@@ -34,19 +34,9 @@ class Fields:
         """The object in a JSON file.
 
         Raises:
-            ModelError: no such file, not JSON, or not an object.
+            ModelError: the file cannot be read, is not JSON, or does not hold an object.
         """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ModelError(f"{path} does not exist") from None
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
-            raise ModelError(f"{path} is not valid JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise ModelError(f"{path} must hold a JSON object, got {type(values).__name__}")
-        return cls(values, path.name)
+        return cls(read_json_object(path), path.name)
 
     def __contains__(self, name: str) -> bool:
         return self.values.get(name) is not None
