@@ -7,6 +7,7 @@ wants is the business of ``checkpoint``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,11 +40,11 @@ def open_folder(folder: Path) -> dict[str, StoredTensor]:
         ModelError: no safetensors here, or a file, shard or index that cannot be used.
     """
     single = folder / SINGLE_FILE
-    if single.exists() or single.is_symlink():  # a dangling link is an error, not an absence
+    if os.path.lexists(single):  # a dangling link is an error, not an absence
         file = open_safetensors(single)
         return {name: StoredTensor(file, info) for name, info in file.tensors.items()}
     index = folder / INDEX_FILE
-    if index.exists() or index.is_symlink():
+    if os.path.lexists(index):
         return _open_shards(folder, read_index(index))
     raise _no_safetensors(folder)
 
@@ -80,7 +81,7 @@ def read_index(path: Path) -> dict[str, str]:
 
 def _open_shards(folder: Path, shard_of: Mapping[str, str]) -> dict[str, StoredTensor]:
     names = sorted(set(shard_of.values()))
-    missing = [name for name in names if not (folder / name).exists()]
+    missing = [repr(name[:200]) for name in names if not os.path.lexists(folder / name)]
     if missing:
         raise ModelError(
             f"{folder}: {len(missing)} of {len(names)} shards are missing: {_listed(missing)}",
