@@ -36,7 +36,7 @@ _NOT_A_NUMBER = "the model's logits are not numbers (NaN)"
 _INFINITE = "one of the model's logits is infinite"
 _ALL_IMPOSSIBLE = "the model gives every token the probability 0"
 _NO_TOKEN_LEFT = "biases, banned and allowed ids leave no token that may be chosen"
-_OVERFLOW = "a logit became infinite when penalties were applied"
+_OVERFLOW = "penalties made a logit infinite"
 
 RowIndices = NDArray[np.intp]
 
@@ -74,13 +74,14 @@ def sample(
     numbers = [0] * len(logits)  # greedy rows use none
     if not greedy.all():
         numbers = random_u64(sampling.seeds, sampling.choices, sampling.positions).tolist()
-    with np.errstate(over="ignore"):  # differences beyond float32 are weights of 0
+    # A difference beyond float32 is a weight of 0; what penalties make infinite is found.
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         for chunk in _chunks(np.flatnonzero(healthy & plain & ~greedy & unfiltered), logits):
             temperatures = sampling.temperature[chunk, None]
             log_weights = (logits[chunk] - peaks[chunk, None]) / temperatures
             reached = integer_weights(exponentials(log_weights, kernels)).cumsum(axis=1)
             for row, sums in zip(chunk.tolist(), reached, strict=True):
-                token_ids[row] = _draw(sums, numbers[row])
+                token_ids[row] = draw(sums, numbers[row])
         for row in np.flatnonzero(healthy & ~(plain & (greedy | unfiltered))).tolist():
             try:
                 token_ids[row] = _choose(logits[row], row, sampling, numbers[row], kernels)
@@ -112,6 +113,20 @@ def score(
     peaks = logits.max(axis=1)
     healthy = np.flatnonzero(np.isfinite(peaks))
     return _scores(logits, healthy, peaks, targets, num_top, kernels), _unusable(peaks)
+
+
+def draw(reached: NDArray[np.int64], number: int) -> int:
+    """The first index at which the running sum of weights passes number / 2**64 of the total.
+
+    Exact: an index of weight w is drawn by w in ``reached[-1]`` of the numbers, up to rounding to a
+    multiple of 2**-64; one of weight 0 never is.
+
+    Args:
+        reached: (weights,) running sums in ascending token id, the last one > 0.
+        number: in [0, 2**64)
+    """
+    target = (number * int(reached[-1])) >> 64
+    return int(reached.searchsorted(target, side="right"))
 
 
 def rows_between(sampling: SamplingBatch, start: int, stop: int) -> SamplingBatch:
@@ -154,7 +169,7 @@ def _choose(logits: F32, row: int, sampling: SamplingBatch, number: int, kernels
     highest = int(logits.argmax())
     if logits[highest] == -np.inf:
         raise _RowError(_NO_TOKEN_LEFT)
-    if logits[highest] == np.inf:
+    if not np.isfinite(logits[highest]):
         raise _RowError(_OVERFLOW)
     if sampling.temperature[row] < _SMALLEST_TEMPERATURE:
         return highest
@@ -166,7 +181,7 @@ def _choose(logits: F32, row: int, sampling: SamplingBatch, number: int, kernels
         typical_p=float(sampling.typical_p[row]),
     )
     candidates = find_candidates(logits, filters, kernels)
-    return int(candidates.ids[_draw(candidates.weights.cumsum(), number)])
+    return int(candidates.ids[draw(candidates.weights.cumsum(), number)])
 
 
 def _processed(logits: F32, row: int, sampling: SamplingBatch) -> F32:
@@ -187,20 +202,6 @@ def _processed(logits: F32, row: int, sampling: SamplingBatch) -> F32:
         allowed = np.unpackbits(words.view(np.uint8), count=len(logits), bitorder="little")
         logits[allowed == 0] = -np.inf
     return logits
-
-
-def _draw(reached: NDArray[np.int64], number: int) -> int:
-    """The first index at which the running sum of weights passes number / 2**64 of the total.
-
-    Exact: an index of weight w is drawn by w in ``reached[-1]`` of the numbers, up to rounding to a
-    multiple of 2**-64; one of weight 0 never is.
-
-    Args:
-        reached: (weights,) running sums in ascending token id, the last one > 0.
-        number: in [0, 2**64)
-    """
-    target = (number * int(reached[-1])) >> 64
-    return int(reached.searchsorted(target, side="right"))
 
 
 def _scores(

@@ -79,6 +79,11 @@ class TestTopP:
     def test_lower_ids_of_a_tie_stay(self, kernels: Kernels) -> None:
         assert kept([0.2, 0.3, 0.3, 0.2], kernels, top_p=0.7) == [0, 1, 2]
 
+    def test_the_higher_logit_goes_first_where_weights_are_equal(self, kernels: Kernels) -> None:
+        logits = np.array([0.0, 1e-9, 0.0], np.float32)
+        assert find_candidates(logits, Filters(), kernels).weights.tolist() == [WEIGHT_ONE] * 3
+        assert find_candidates(logits, Filters(top_p=0.3), kernels).ids.tolist() == [1]
+
     def test_the_most_likely_always_stays(self, kernels: Kernels) -> None:
         assert kept([0.3, 0.4, 0.3], kernels, top_p=1e-30) == [1]
 

@@ -9,7 +9,7 @@ import pytest
 
 from octavo._native import Kernels
 from octavo.backends.base import F32, ScoredRows
-from octavo.backends.sampler import rows_between, sample, score
+from octavo.backends.sampler import draw, rows_between, sample, score
 from tests.unit.backends.sampling_rows import Row, batch_of, make_kernels
 
 
@@ -56,13 +56,12 @@ class TestGreedy:
         assert greedy_token(logits, kernels, top_k=3, top_p=0.1, typical_p=0.05) == 0
 
     @pytest.mark.parametrize("temperature", [1e-45, 1e-39])
+    @pytest.mark.parametrize("extra", [{}, {"bias": {2: 0.0}}])
     def test_temperatures_too_small_for_float32_are_greedy(
-        self, temperature: float, kernels: Kernels
+        self, temperature: float, extra: dict[str, object], kernels: Kernels
     ) -> None:
-        tokens, _, errors = sample(
-            array([1.0, 1.0 + 1e-6]), batch_of([Row(temperature=temperature)], 2), kernels
-        )
-        assert (tokens.tolist(), errors) == ([1], {})
+        row = {"temperature": temperature, **extra}
+        assert possible_tokens([1.0, 2.0, 2.0], row, kernels) == {1}
 
 
 class TestPenalties:
@@ -142,6 +141,16 @@ class TestBiasAndMask:
 
 
 class TestDraws:
+    @pytest.mark.parametrize(
+        ("number", "index"),
+        [(0, 1), (2**62 - 1, 1), (2**62, 3), (3 * 2**62 - 1, 3), (3 * 2**62, 5), (2**64 - 1, 5)],
+    )
+    def test_each_index_owns_its_share_of_the_numbers(self, number: int, index: int) -> None:
+        weights = [0, 1, 0, 2, 0, 1, 0]
+        for unit in (1, 3, 2**40, 2**59):
+            reached = np.cumsum(np.array(weights, np.int64) * unit)
+            assert draw(reached, number) == index
+
     def test_the_same_key_gives_the_same_token(self, kernels: Kernels) -> None:
         logits = array(*[[0.0] * 64] * 4)
         rows = [Row(seed=5, choice=1, position=9)] * 4
@@ -227,9 +236,13 @@ class TestFailures:
         assert sorted(errors) == [0, 1, 2]
         assert all("leave no token" in message for message in errors.values())
 
-    def test_penalties_that_overflow_fail_the_row(self, kernels: Kernels) -> None:
-        rows = [Row(repetition_penalty=0.1, seen={0: 0}), Row(temperature=0)]
-        tokens, _, errors = sample(array([3e38, 0.0], [3e38, 0.0]), batch_of(rows, 2), kernels)
+    @pytest.mark.parametrize(("logit", "penalty"), [(3e38, 0.1), (1.0, 1e-50), (0.0, 1e-50)])
+    def test_penalties_that_overflow_fail_the_row(
+        self, logit: float, penalty: float, kernels: Kernels
+    ) -> None:
+        rows = [Row(repetition_penalty=penalty, seen={0: 0}), Row(temperature=0)]
+        logits = array([logit, 0.5], [0.5, 0.0])
+        tokens, _, errors = sample(logits, batch_of(rows, 2), kernels)
         assert tokens.tolist() == [-1, 0]
         assert "penalties" in errors[0]
 
