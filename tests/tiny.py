@@ -84,12 +84,9 @@ def write_tiny_model(
     config = tiny_config(family, **options)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    tensors = tiny_tensors(config, seed)
-    save_file({rename(name): tensor for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
+    tensors = {rename(name): tensor for name, tensor in tiny_tensors(config, seed).items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
-
-
-WEIGHTS_FILE = "model.safetensors"
 
 
 def tiny_config(family: str, **options: object) -> dict[str, Any]:
@@ -98,21 +95,27 @@ def tiny_config(family: str, **options: object) -> dict[str, Any]:
 
 
 def tiny_tensors(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
-    """Random weights: every layer keeps the size of what goes through it, norms are near 1.
+    """Random weights: a layer keeps the size of what goes through it, norms are near 1.
 
-    Each tensor has a generator of its own, so that adding one does not change the others.
+    Each tensor has a generator of its own, so that adding one does not change the others. Only raw
+    bits are taken from NumPy, whose distributions may change from one version to the next.
     """
     shapes = _gpt2_shapes(config) if config["model_type"] == "gpt2" else _llama_shapes(config)
     return {name: _random(name, shape, config, seed) for name, shape in shapes.items()}
 
 
 def _random(name: str, shape: tuple[int, ...], config: dict[str, Any], seed: int) -> np.ndarray:
-    generator = np.random.Generator(np.random.PCG64([seed, *name.encode()]))
-    numbers = generator.standard_normal(shape)
+    raw = np.random.PCG64([seed, *name.encode()]).random_raw(int(np.prod(shape)))
+    uniform = (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53  # in [0, 1)
+    numbers = ((uniform - 0.5) * np.sqrt(12.0)).reshape(shape)  # mean 0, variance 1
     if len(shape) == 1:
         is_norm = name.endswith("weight")
         numbers = 1.0 + 0.2 * numbers if is_norm else 0.2 * numbers
-    elif "embed_tokens" not in name and "wte" not in name and "wpe" not in name:
+    elif "embed_tokens" in name or "wte" in name:
+        numbers = 0.1 * numbers  # small beside what the layers add, or a tied head repeats tokens
+    elif "wpe" in name:
+        numbers = 0.3 * numbers
+    else:
         is_gpt2_layer = config["model_type"] == "gpt2" and "lm_head" not in name
         num_inputs = shape[0] if is_gpt2_layer else shape[1]
         numbers = numbers / np.sqrt(num_inputs)
@@ -121,7 +124,8 @@ def _random(name: str, shape: tuple[int, ...], config: dict[str, Any], seed: int
 
 def _llama_shapes(config: dict[str, Any]) -> Shapes:
     hidden, inner = config["hidden_size"], config["intermediate_size"]
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+    heads = config["num_attention_heads"]
+    kv_heads = config["num_key_value_heads"] or heads
     head_dim = config.get("head_dim") or hidden // heads
     attention = {
         "q_proj": (heads * head_dim, hidden),
