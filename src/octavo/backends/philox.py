@@ -59,4 +59,3 @@ def random_u64(seeds: U64, choices: U32, positions: U32) -> U64:
     words = philox4x32(counters, keys).astype(np.uint64)
     numbers: U64 = words[:, 0] | (words[:, 1] << _WORD_BITS)
     return numbers
-
