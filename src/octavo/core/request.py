@@ -135,8 +135,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def _normalise(self) -> None:
         """Lists become tuples, one stop string becomes a tuple of one; wrong types are errors."""
-        stop = (self.stop,) if isinstance(self.stop, str) else self.stop
-        _set_tuple(self, "stop", stop, str)
+        stop: object = self.stop  # typed callers pass a tuple, others a string or a list
+        _set_tuple(self, "stop", (stop,) if isinstance(stop, str) else stop, str)
         _set_tuple(self, "stop_token_ids", self.stop_token_ids, int)
         if self.allowed_token_ids is not None:
             _set_tuple(self, "allowed_token_ids", self.allowed_token_ids, int)

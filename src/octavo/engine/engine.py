@@ -15,7 +15,8 @@ from octavo.core.errors import EngineDead
 from octavo.core.events import Event
 from octavo.core.request import Request
 from octavo.execution.runner import Runner, Ticket
-from octavo.scheduling.scheduler import Scheduler, SchedulerStats
+from octavo.scheduling.scheduler import Scheduler
+from octavo.scheduling.stats import SchedulerStats
 
 
 class EngineStats(msgspec.Struct, frozen=True):

@@ -27,6 +27,9 @@ class EngineClient(Protocol):
     def abort(self, request_id: str, choice: int | None = None) -> None:
         """End a request, or one of its choices; one that is unknown or finished is ignored."""
 
+    def poll(self) -> list[Event]:
+        """What is known already and was not told yet; never waits."""
+
     def events(self) -> list[Event]:
         """What became known since the last call; waits while there is work, [] when there is none.
 
@@ -63,6 +66,9 @@ class InProcessClient:
                 wakeup_s = self._engine.next_wakeup_s()
                 if wakeup_s:
                     self._sleep(wakeup_s)
+        return self.poll()
+
+    def poll(self) -> list[Event]:
         events: list[Event] = []
         while self._outbox:
             events.extend(decode_events(self._outbox.popleft()).events)

@@ -35,7 +35,7 @@ class Events(msgspec.Struct, frozen=True, tag=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_client_decoder = msgspec.msgpack.Decoder(ClientMessage)
+_client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
 _events_decoder = msgspec.msgpack.Decoder(Events)
 
 
@@ -44,7 +44,7 @@ def encode(message: ClientMessage | Events) -> bytes:
 
 
 def decode_client_message(data: bytes) -> ClientMessage:
-    """Raises msgspec.DecodeError on bytes that are no such message, InvalidRequest on bad values."""
+    """Raises msgspec.DecodeError on other bytes, InvalidRequest on bad values."""
     return _client_decoder.decode(data)
 
 

@@ -1,0 +1,132 @@
+"""From a model folder and settings to an engine that is ready to step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from octavo.backends.base import Executable, Limits, WeightSource
+from octavo.backends.reference import ReferenceBackend
+from octavo.core.clock import Clock, monotonic
+from octavo.core.config import EngineConfig
+from octavo.core.hashing import numerics_id
+from octavo.engine.engine import Engine
+from octavo.execution.memory import available_bytes, num_pages_that_fit
+from octavo.execution.runner import Runner
+from octavo.models.generation import GenerationConfig
+from octavo.models.registry import build
+from octavo.models.spec import ModelSpec
+from octavo.program.ir import Program
+from octavo.scheduling.admission import Admission
+from octavo.scheduling.batching import Batching, Continuous, Dynamic, Static
+from octavo.scheduling.kv import KVManager
+from octavo.scheduling.policy import make_policy
+from octavo.scheduling.scheduler import Scheduler
+from octavo.weights.checkpoint import Checkpoint
+from octavo.weights.dummy import DummyWeights
+
+BYTES_PER_VALUE = 4  # weights, keys and values are float32
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """An engine, and what its clients want to know of the model."""
+
+    engine: Engine
+    executable: Executable
+    kv: KVManager
+    spec: ModelSpec
+    generation: GenerationConfig
+    max_model_len: int
+    num_pages: int
+
+
+def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic) -> LoadedEngine:
+    """Read a model, compile it, and put a scheduler and a runner around it.
+
+    Raises:
+        ModelError: the folder cannot be used.
+        ConfigError: the settings do not fit the model or the memory.
+    """
+    spec = ModelSpec.read(folder)
+    generation = GenerationConfig.read(folder)
+    max_model_len = spec.resolve_max_model_len(config.max_model_len)
+    program = build(spec, max_model_len)
+    weights = _weights(folder, program, config)
+    num_pages = config.num_pages or _num_pages(program, config, max_model_len)
+    executable = ReferenceBackend(num_threads=config.num_threads).compile(
+        program,
+        weights,
+        Limits(config.max_num_seqs, config.max_num_batched_tokens, max_model_len, num_pages),
+    )
+    # Only the prefix cache names pages, and only names need the weights' fingerprint.
+    numerics = numerics_id(executable.numerics()) if config.prefix_cache else b""
+    kv = KVManager(
+        executable.kv_groups,
+        num_pages=num_pages,
+        numerics=numerics,
+        prefix_cache=config.prefix_cache,
+    )
+    scheduler = Scheduler(
+        policy=make_policy(config.policy, max_model_len=max_model_len),
+        batching=_batching(config, clock),
+        kv=kv,
+        admission=Admission(
+            spec.vocab_size, config.max_waiting_requests, config.max_waiting_tokens
+        ),
+        clock=clock,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=max_model_len,
+        end_token_ids=generation.end_token_ids,
+        chunked_prefill=config.chunked_prefill,
+        kv_cache=config.kv_cache,
+    )
+    runner = Runner(
+        executable,
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=max_model_len,
+        vocab_size=spec.vocab_size,
+        end_token_ids=generation.end_token_ids,
+        overlap=config.steps_in_flight > 1,
+        clock=clock,
+    )
+    engine = Engine(scheduler, runner, steps_in_flight=config.steps_in_flight, clock=clock)
+    return LoadedEngine(engine, executable, kv, spec, generation, max_model_len, num_pages)
+
+
+def _weights(folder: Path, program: Program, config: EngineConfig) -> WeightSource:
+    if config.weights == "dummy":
+        return DummyWeights()
+    checkpoint = Checkpoint(folder, num_threads=config.num_threads)
+    checkpoint.check(program.weights())
+    return checkpoint
+
+
+def _num_pages(program: Program, config: EngineConfig, max_model_len: int) -> int:
+    return num_pages_that_fit(
+        program.kv_groups(),
+        bytes_per_value=BYTES_PER_VALUE,
+        weight_bytes=BYTES_PER_VALUE * sum(prod(weight.shape) for weight in program.weights()),
+        max_num_seqs=config.max_num_seqs,
+        max_model_len=max_model_len,
+        memory_bytes=available_bytes(),
+    )
+
+
+def _batching(config: EngineConfig, clock: Clock) -> Batching:
+    if config.continuous_batching:
+        return Continuous()
+    if config.batching == "static":
+        return Static(
+            max_batch_size=config.max_batch_size,
+            max_batch_tokens=config.max_batch_tokens,
+            pad=config.pad,
+        )
+    return Dynamic(
+        max_batch_size=config.max_batch_size,
+        max_wait_s=config.max_wait_ms / 1000,
+        clock=clock,
+        pad=config.pad,
+    )
