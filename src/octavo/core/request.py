@@ -234,9 +234,9 @@ def _check_range(
     """Raise InvalidRequest unless value is finite and in [low, high] (or (low, high])."""
     integral = isinstance(low, int)
     well_typed = isinstance(value, int if integral else int | float) and not isinstance(value, bool)
-    if well_typed and math.isfinite(value) and low <= value <= high:
-        if not (open_low and value == low):
-            return
+    in_range = well_typed and math.isfinite(value) and low <= value <= high
+    if in_range and not (open_low and value == low):
+        return
     bracket = "(" if open_low else "["
     shown_high = f"{high_name}={high}" if high_name else f"{high}"
     kind = "an integer" if integral else "a number"

@@ -7,7 +7,6 @@ that a caller can plan the next one meanwhile; without it ``submit`` computes at
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 

@@ -40,6 +40,11 @@ class RequestOutput:
     error: OctavoError | None
     """Why the request failed; its choices then hold what came before."""
 
+    @property
+    def text(self) -> str:
+        """Of the first choice."""
+        return self.choices[0].text
+
 
 class OutputAssembler:
     """Takes the events of one request, in the order in which an engine sent them.
