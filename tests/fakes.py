@@ -86,6 +86,7 @@ class Seat:
     tokens: list[int]
     prefixes: list[int]  # of each token
     tables: list[dict[int, int]] = field(default_factory=list)  # a KV group each
+    failure: str | None = None  # a step in flight may still compute for a sequence that failed
 
     def append(self, token_id: int) -> None:
         before = self.prefixes[-1] if self.prefixes else prefix_root(self.entry.request)
@@ -147,11 +148,12 @@ class ScriptedRunner:
             assert source != target
             self.pools[group][target] = list(self.pools[group][source])
         self._check_plan(plan)
-        for part in plan.ranges:
+        sound = [part for part in plan.ranges if self.seats[part.slot].failure is None]
+        for part in sound:
             self._check_reads(part)
-        for part in plan.ranges:
+        for part in sound:
             self._write(part)
-        for part in plan.ranges:
+        for part in sound:
             self._check_reads(part)
         return StepResult(plan.step, [self._outcome(part) for part in plan.ranges])
 
@@ -172,6 +174,8 @@ class ScriptedRunner:
         for part in plan.ranges:
             seat = self.seats[part.slot]
             assert part.count > 0
+            if seat.failure is not None:
+                continue
             assert part.start + part.count <= len(seat.tokens), "nobody knows this token yet"
             assert part.samples == (part.start + part.count == len(seat.tokens))
 
@@ -195,9 +199,9 @@ class ScriptedRunner:
 
     def _outcome(self, part: TokenRange) -> RangeOutcome:
         seat = self.seats[part.slot]
-        error = self.fail(seat.entry, part)
-        if error is not None:
-            return RangeOutcome(error=error)
+        seat.failure = seat.failure or self.fail(seat.entry, part)
+        if seat.failure is not None:
+            return RangeOutcome(error=seat.failure)
         scores = tuple(self._scores(seat, part))
         if not part.samples:
             return RangeOutcome(prompt_logprobs=scores)
