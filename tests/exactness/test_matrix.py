@@ -85,15 +85,17 @@ def check_path(name: str, llm: LLM) -> None:
     stats = llm.stats()
     for promise, holds in PROMISES.items():
         if promise in name.split("-"):
-            assert holds(stats.scheduler), f"{promise}: {stats.scheduler}"
+            assert holds(stats), f"{promise}: {stats}"
 
 
 PROMISES: dict[str, Callable[[Any], bool]] = {
-    "scarce": lambda counters: counters.preemptions > 0,
-    "shared": lambda counters: counters.hit_tokens > 0,
-    "cold": lambda counters: counters.hit_tokens == 0,
-    "batch8": lambda counters: counters.max_running > 2,
-    "chunk17": lambda counters: counters.max_step_tokens <= 17,
+    "scarce": lambda stats: stats.scheduler.preemptions > 0,
+    "shared": lambda stats: stats.scheduler.hit_tokens > 0,
+    "cold": lambda stats: stats.scheduler.hit_tokens == 0,
+    "batch8": lambda stats: stats.scheduler.max_running > 2,
+    "two": lambda stats: stats.max_steps_in_flight == 2,
+    "one": lambda stats: stats.max_steps_in_flight == 1,
+    "chunk17": lambda stats: stats.scheduler.max_step_tokens <= 17,
 }
 
 

@@ -24,6 +24,8 @@ class EngineStats(msgspec.Struct, frozen=True):
 
     scheduler: SchedulerStats
     steps: int
+    max_steps_in_flight: int
+    """Most steps that were planned before the oldest of them was collected."""
     plan_s: float
     batch_s: float
     run_s: float
@@ -48,6 +50,7 @@ class Engine:
         self._clock = clock
         self._tickets: deque[Ticket] = deque()
         self._steps = 0
+        self._max_steps_in_flight = 0
         self._plan_s = 0.0
         self._apply_s = 0.0
         self._death: BaseException | None = None
@@ -93,6 +96,7 @@ class Engine:
             if plan is None:
                 break
             self._tickets.append(self._runner.submit(plan))
+        self._max_steps_in_flight = max(self._max_steps_in_flight, len(self._tickets))
         if not self._tickets:
             return events
         result = self._runner.collect(self._tickets.popleft())
@@ -107,6 +111,7 @@ class Engine:
         return EngineStats(
             scheduler=self._scheduler.stats(),
             steps=self._steps,
+            max_steps_in_flight=self._max_steps_in_flight,
             plan_s=self._plan_s,
             batch_s=times.batch_s,
             run_s=times.run_s,
