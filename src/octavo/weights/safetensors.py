@@ -223,7 +223,8 @@ def parse_header(
             hint="this is not a safetensors file, or its beginning is damaged",
         )
     entries = parse_json_object(header, f"{source}: header", strict=True)
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata  # some writers put null
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ModelError(f"{source}: __metadata__ must map strings to strings", hint=_DAMAGED)
     tensors = {

@@ -67,6 +67,15 @@ def test_header_may_end_in_spaces(tmp_path: Path) -> None:
     assert open_safetensors(path).map_tensor("x").tolist() == [3.0]
 
 
+def test_metadata_may_be_null(tmp_path: Path) -> None:
+    """As in files of MLX; the reference implementation takes it too."""
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(file_bytes({"__metadata__": None, "x": entry("F32", [1], 0, 4)}, bytes(4)))
+    assert open_safetensors(path).metadata == {}
+    with safetensors.safe_open(path, "np") as reference:
+        assert reference.keys() == ["x"]
+
+
 def test_file_without_tensors(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(file_bytes({}))
