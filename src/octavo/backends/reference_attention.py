@@ -115,7 +115,7 @@ def plan_attention(batch: Batch, group_index: int, group: KVGroup) -> AttentionP
     seq_of_row = np.repeat(np.arange(len(counts)), counts)
     places = Places(table[seq_of_row, positions // PAGE_SIZE], positions % PAGE_SIZE)
     bundles = []
-    for count in np.unique(counts).tolist():
+    for count in np.unique(counts[counts > 0]).tolist():
         seqs = np.flatnonzero(counts == count)
         rows = batch.row_starts[seqs, None].astype(np.int64) + np.arange(count)
         bundles.append(Bundle(rows, _plan_chunks(positions[rows], table[seqs], group)))
