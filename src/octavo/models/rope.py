@@ -231,7 +231,8 @@ def read_rope(config: Fields, *, head_dim: int) -> Rope:
         if name in config and config.values[name] != {}:
             settings = config.section(name)
     _refuse_unsupported(config, settings)
-    theta = settings.number("rope_theta", config.number("rope_theta", DEFAULT_THETA), above=1.0)
+    theta = config.number("rope_theta", DEFAULT_THETA, above=1.0)
+    theta = settings.number("rope_theta", theta, above=1.0)
     kind = settings.text("rope_type", settings.text("type", "default"))
     if kind not in _READERS:
         raise UnsupportedModel(
