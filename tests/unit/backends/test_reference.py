@@ -164,6 +164,18 @@ def test_numerics_cover_weights_program_and_length(tmp_path: Path) -> None:
     assert numerics_of(folder) in ids
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_tied_embedding_may_be_stored_as_the_head(family: str, tmp_path: Path) -> None:
+    def rename(name: str) -> str:
+        return "lm_head.weight" if name.endswith(("embed_tokens.weight", "wte.weight")) else name
+
+    options = {"tie_word_embeddings": True}
+    usual = TinyRun(write_tiny_model(tmp_path / "usual", family, **options))
+    other = TinyRun(write_tiny_model(tmp_path / "other", family, rename=rename, **options))
+    prompt = tokens(1, 10)
+    np.testing.assert_array_equal(other.prompt_logits(prompt), usual.prompt_logits(prompt))
+
+
 def test_a_missing_weight_is_an_error(tmp_path: Path) -> None:
     class Empty(ArrayWeights):
         def load(self, weight: object) -> np.ndarray:
