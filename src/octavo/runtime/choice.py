@@ -202,13 +202,12 @@ class ChoiceText:
         return self._delta(text)
 
     def _end_at_stop_string(self, text: str) -> ChoiceDelta | None:
-        """Drop the tokens after the one that completed the stop string."""
+        """Drop the tokens after the one that completed the stop string (and so their logprobs,
+        of which only as many are ever read as there are tokens)."""
         assert self._finder is not None
         match = self._finder.match
         assert match is not None
         del self.token_ids[self._found_after :]
-        if self._logprobs is not None:
-            del self._logprobs[self._found_after :]
         self._found_after = None
         self.finish_reason = FinishReason.STOP
         self.stop_reason = match.stop

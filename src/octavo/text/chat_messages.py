@@ -57,7 +57,7 @@ def _key(key: object, param: str) -> str:
 
 
 def checked_messages(
-    messages: Any, *, takes_parts: bool, special_texts: Iterable[str]
+    messages: Any, *, takes_parts: bool, special_texts: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Messages as templates expect them.
 
@@ -80,9 +80,8 @@ def checked_messages(
             f"messages must hold 1 to {MAX_MESSAGES} messages, got {len(messages)}",
             param="messages",
         )
-    specials = list(special_texts)
     return [
-        _message(message, f"messages[{index}]", takes_parts, specials)
+        _message(message, f"messages[{index}]", takes_parts, special_texts)
         for index, message in enumerate(messages)
     ]
 
@@ -164,6 +163,13 @@ def _parse_arguments(call: Any) -> None:
         function["arguments"] = plain(arguments, "arguments")
 
 
+def disguise_pattern(special_texts: Iterable[str]) -> re.Pattern[str] | None:
+    """Finds special tokens, a longer one before one that it begins with."""
+    # White space is ordinary text, even where a tokeniser has a special token for it.
+    texts = sorted((text for text in special_texts if text.strip()), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, texts))) if texts else None
+
+
 class Disguise:
     """Stands names in for text that looks like control tokens, until tokens are made of it.
 
@@ -171,13 +177,11 @@ class Disguise:
     write JSON. Names are new for each conversation, so that none can be typed.
 
     Args:
-        special_texts: what to disguise.
+        pattern: of the text to disguise; None for none.
     """
 
-    def __init__(self, special_texts: Iterable[str]) -> None:
-        # White space is ordinary text, even where a tokeniser has a special token for it.
-        texts = sorted((text for text in special_texts if text.strip()), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, texts))) if texts else None
+    def __init__(self, pattern: re.Pattern[str] | None) -> None:
+        self._pattern = pattern
         self._names: dict[str, str] = {}
 
     @property

@@ -17,7 +17,13 @@ from typing import Any
 from octavo.core.clock import Clock, monotonic
 from octavo.core.errors import InvalidRequest, ModelError
 from octavo.core.json_file import read_json_object
-from octavo.text.chat_messages import Disguise, checked_messages, fresh_digits, plain
+from octavo.text.chat_messages import (
+    Disguise,
+    checked_messages,
+    disguise_pattern,
+    fresh_digits,
+    plain,
+)
 from octavo.text.template_functions import TemplateRefusal
 from octavo.text.template_limits import TemplateTooCostly
 from octavo.text.template_sandbox import MAX_TEMPLATE_CHARACTERS, TemplateProgram
@@ -49,6 +55,8 @@ class ChatTemplate:
     ) -> None:
         self._sources = dict(sources)
         self._tokenizer = tokenizer
+        self._special_texts = tuple(tokenizer.special_texts)
+        self._disguise_pattern = disguise_pattern(self._special_texts)
         self._clock = clock
         self._now = now
         self._programs: dict[str, TemplateProgram] = {}
@@ -136,10 +144,11 @@ class ChatTemplate:
         if reserved := _OWN_VARIABLES & variables.keys():
             raise InvalidRequest(f"a template's own variable {min(reserved)!r} cannot be set")
         program = self._program(self._choose(template, tools))
-        special_texts = list(self._tokenizer.special_texts)
-        disguise = Disguise(special_texts)
+        disguise = Disguise(self._disguise_pattern)
         chat = disguise.put_on(
-            checked_messages(messages, takes_parts=program.takes_parts, special_texts=special_texts)
+            checked_messages(
+                messages, takes_parts=program.takes_parts, special_texts=self._special_texts
+            )
         )
         end_mark = _mark_end(chat[-1]) if continue_final_message else None
         text = self._run(

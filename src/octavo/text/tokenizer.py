@@ -79,7 +79,8 @@ class Tokenizer:
             add_special: with what the model expects around a prompt, such as its first token.
 
         Raises:
-            InvalidRequest: ``text`` holds lone surrogates, which are not characters.
+            InvalidRequest: ``text`` holds lone surrogates, which are not characters, or something
+                that the vocabulary has no token for, not even one for the unknown.
         """
         ids = self._encode(text, parse_special=False, add_special=add_special).ids
         return [*self._before, *ids, *self._after] if add_special else ids
@@ -93,7 +94,7 @@ class Tokenizer:
                 never a control token; otherwise the ids are those of the whole text at once.
 
         Raises:
-            InvalidRequest: ``text`` holds lone surrogates.
+            InvalidRequest: as ``encode``.
         """
         parsed = self._encode(text, parse_special=True, add_special=False)
         if not literals:
@@ -161,9 +162,12 @@ class Tokenizer:
                 f"the text holds a lone surrogate (U+{ord(text[error.start]):04X}) at character"
                 f" {error.start}, which is not a character"
             ) from error
-        with self._lock:
-            self._backend.encode_special_tokens = not parse_special
-            return self._backend.encode(text, add_special_tokens=add_special)
+        try:
+            with self._lock:
+                self._backend.encode_special_tokens = not parse_special
+                return self._backend.encode(text, add_special_tokens=add_special)
+        except Exception as error:  # the library knows no narrower class
+            raise InvalidRequest(f"the text cannot be tokenised: {error}") from error
 
     def _id_of_name(self, name: str) -> int | None:
         text = self.names.get(name)
@@ -171,9 +175,8 @@ class Tokenizer:
 
     def _ends_to_add(self, files: TokenizerFiles) -> tuple[list[int], list[int]]:
         """Ids that the configuration wants around a prompt and that the backend does not add."""
-        plain = self._backend.encode("a", add_special_tokens=False).ids
-        wrapped = self._backend.encode("a").ids
-        first, last = (wrapped[0], wrapped[-1]) if len(wrapped) > len(plain) else (None, None)
+        added = self._backend.encode("").ids
+        first, last = (added[0], added[-1]) if added else (None, None)
         before, after = [], []
         if files.add_bos and self.bos_id not in (None, first):
             before.append(self.bos_id)

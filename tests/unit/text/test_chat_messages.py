@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from octavo.core.errors import InvalidRequest
-from octavo.text.chat_messages import MAX_MESSAGES, Disguise, checked_messages, plain
+from octavo.text.chat_messages import (
+    MAX_MESSAGES,
+    Disguise,
+    checked_messages,
+    disguise_pattern,
+    plain,
+)
 
 
 def check(messages: Any, *, takes_parts: bool = False) -> list[dict[str, Any]]:
@@ -126,7 +132,7 @@ def test_only_plain_types_go_on() -> None:
 
 
 def test_disguise_and_back() -> None:
-    disguise = Disguise(["<|end|>", "<|end|>>", " ", ""])
+    disguise = Disguise(disguise_pattern(["<|end|>", "<|end|>>", " ", ""]))
     value = {"<|end|>k": ["a <|end|>>b", 3, None], "k": "plain text"}
     worn = disguise.put_on(value)
     assert "<|end|>" not in str(worn)
@@ -137,4 +143,4 @@ def test_disguise_and_back() -> None:
 
 
 def test_nothing_to_disguise() -> None:
-    assert Disguise([]).put_on({"a": "b"}) == {"a": "b"}
+    assert Disguise(disguise_pattern([])).put_on({"a": "b"}) == {"a": "b"}

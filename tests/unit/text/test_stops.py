@@ -76,6 +76,10 @@ def test_one_that_began_earlier_is_waited_for() -> None:
     assert search(stops, ["abc"]) == (["", "a"], StopMatch(1, "bc"))
 
 
+def test_the_leftmost_of_several_candidates_wins() -> None:
+    assert search(["abcdef", "bc", "de"], ["abcdex"])[1] == StopMatch(1, "bc")
+
+
 def test_a_candidate_is_visible_while_it_waits() -> None:
     finder = StopStrings(["abcd", "bc"]).finder()
     assert finder.feed("abc") == ""

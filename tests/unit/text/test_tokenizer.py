@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -246,6 +247,26 @@ def test_lone_surrogates_are_refused(byte_level: Tokenizer) -> None:
         byte_level.encode("a\ud800")
     with pytest.raises(InvalidRequest, match="character 0"):
         byte_level.encode_template("\udfffb")
+
+
+def test_text_without_tokens_is_the_request_s_error(tmp_path: Path) -> None:
+    files = byte_level_json() | {"decoder": None, "added_tokens": []}
+    files["model"] = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}
+    tokenizer = Tokenizer.load(write_folder(tmp_path, files))
+    assert tokenizer.encode("a") == [0]
+    with pytest.raises(InvalidRequest, match="cannot be tokenised"):
+        tokenizer.encode("b")
+
+
+def test_threads_do_not_see_each_other_s_switch(byte_level: Tokenizer) -> None:
+    def work(number: int) -> list[int]:
+        encode = byte_level.encode if number % 2 else byte_level.encode_template
+        return encode("<|end|>" * 50)
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(work, range(200)))
+    assert all(ids == ids_of("<|end|>" * 50) for ids in answers[1::2])
+    assert all(ids == [END] * 50 for ids in answers[::2])
 
 
 @pytest.mark.parametrize(
