@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,6 +26,8 @@ from octavo.scheduling.policy import make_policy
 from octavo.scheduling.scheduler import Scheduler
 from octavo.weights.checkpoint import Checkpoint
 from octavo.weights.dummy import DummyWeights
+
+logger = logging.getLogger(__name__)
 
 BYTES_PER_VALUE = 4  # weights, keys and values are float32
 
@@ -52,6 +55,12 @@ def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic)
     spec = ModelSpec.read(folder)
     generation = GenerationConfig.read(folder)
     max_model_len = spec.resolve_max_model_len(config.max_model_len)
+    if max_model_len > spec.default_len:
+        logger.warning(
+            "max_model_len=%d stretches the model's rotary angles: its own length is %d",
+            max_model_len,
+            spec.default_len,
+        )
     program = build(spec, max_model_len)
     weights = _weights(folder, program, config)
     num_pages = config.num_pages or _num_pages(program, config, max_model_len)

@@ -1,0 +1,48 @@
+"""From a folder to an engine: what is decided on the way, and what is said about it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from octavo.core.config import EngineConfig
+from octavo.core.errors import ConfigError, ModelError
+from octavo.engine.load import load_engine
+from tests.tiny import write_tiny_model
+
+DYNAMIC = {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}
+
+
+def test_a_stretched_context_is_the_users_choice_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tiny_model(tmp_path, max_position_embeddings=64, **DYNAMIC)
+    with caplog.at_level(logging.WARNING):
+        assert load_engine(tmp_path, EngineConfig()).max_model_len == 64
+        assert not caplog.records
+        assert load_engine(tmp_path, EngineConfig(max_model_len=128)).max_model_len == 128
+    assert "its own length is 64" in caplog.text
+    with pytest.raises(ConfigError, match="max_model_len must be in"):
+        load_engine(tmp_path, EngineConfig(max_model_len=257))
+
+
+def test_pages_are_enough_for_every_sequence_where_memory_allows(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path, max_position_embeddings=64)
+    assert load_engine(tmp_path, EngineConfig(max_num_seqs=3)).num_pages == 3 * 4 + 1
+    assert load_engine(tmp_path, EngineConfig(num_pages=7)).num_pages == 7
+
+
+def test_missing_tensors_are_all_named_before_anything_is_computed(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path, rename=lambda name: name.replace("up_proj", "upward"))
+    with pytest.raises(ModelError, match="up_proj"):
+        load_engine(tmp_path, EngineConfig())
+
+
+def test_a_batch_larger_than_the_slots_is_refused(tmp_path: Path) -> None:
+    write_tiny_model(tmp_path)
+    with pytest.raises(ConfigError, match="max_batch_size"):
+        load_engine(
+            tmp_path, EngineConfig(continuous_batching=False, max_batch_size=9, max_num_seqs=8)
+        )
