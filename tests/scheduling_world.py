@@ -20,9 +20,10 @@ from octavo.core.request import ChoiceSoFar, Request, SamplingParams
 from octavo.core.step import SlotEntry, StepPlan, TokenRange
 from octavo.scheduling.admission import Admission
 from octavo.scheduling.batching import Batching, Continuous
-from octavo.scheduling.kv import KVManager
+from octavo.scheduling.kv import KVManager, SequencePages
 from octavo.scheduling.policy import Policy, make_policy
 from octavo.scheduling.scheduler import Scheduler
+from octavo.scheduling.sequence import LiveRequest, Sequence
 from tests.fakes import FakeClock, ScriptedRunner, expected_answer
 
 VOCAB = 50
@@ -34,6 +35,35 @@ def kv_groups(*windows: int | None) -> tuple[KVGroup, ...]:
     return tuple(
         KVGroup(window=window, layers=(number,), num_kv_heads=1, head_dim=2)
         for number, window in enumerate(windows)
+    )
+
+
+def make_sequence(
+    *, arrival: int = 0, num_prompt: int = 5, arrival_s: float = 0.0, **params: Any
+) -> Sequence:
+    """A sequence on its own, for tests of what looks at sequences."""
+    params.setdefault("max_tokens", 4)
+    request = Request(
+        request_id=f"r{arrival}",
+        prompt_ids=(1,) * num_prompt,
+        params=SamplingParams(seed=0, **params),
+    )
+    live = LiveRequest(
+        request=request,
+        arrival=arrival,
+        arrival_s=arrival_s,
+        max_len=num_prompt + request.params.max_tokens,
+        stop_ids=frozenset({END}),
+    )
+    token_ids = list(request.prompt_ids)
+    return Sequence(
+        live=live,
+        choice=0,
+        rank=(0.0, arrival, 0),
+        token_ids=token_ids,
+        pages=SequencePages(token_ids, takes_hits=True, nodes=[None]),
+        scored=num_prompt - 1,
+        num_prompt=num_prompt,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from octavo.core.hashing import PageName, page_name
 from octavo.core.request import Priority
 from octavo.core.step import SlotEntry, TokenRange
 from octavo.scheduling.batching import Batching, Continuous, Dynamic, Static
@@ -36,6 +37,11 @@ PATHS = (
     "resumed",
     "padded",
 )
+
+
+def weak_name(parent: PageName, content: bytes) -> PageName:
+    """A hash of three bits: names collide all the time."""
+    return bytes([page_name(parent, content)[0] % 8])
 
 
 class Traffic:
@@ -64,6 +70,7 @@ class Traffic:
             "prefix_cache": random.random() < 0.7,
             "kv_cache": self.kv_cache,
             "policy": random.choice(["fcfs", "priority", "priority", "length"]),
+            "name_page": weak_name if random.random() < 0.1 else page_name,
         }
 
     def batching(self, clock: FakeClock) -> Batching:

@@ -25,17 +25,17 @@ class SequencePages:
 
     In each group's table, for a sequence of which ``num_tokens`` are computed and confirmed:
 
-    #  [0, dropped)         NOBODY: left the window, or never needed
-    #  [dropped, num_named) full; the index may know them: read only, perhaps shared
-    #  [num_named, ...)     ours alone: filled up to the computed tokens, the rest reserved
+        [0, dropped)         NOBODY: left the window, or never needed
+        [dropped, num_named) full; the index may know them: read only, perhaps shared
+        [num_named, ...)     ours alone: filled up to the computed tokens, the rest reserved
     """
 
     token_ids: list[int]
     """The sequence's own list, which grows: names are made from it."""
     takes_hits: bool
-    nodes: list[PageNode] = field(default_factory=list)
-    """[0] is the root; [i + 1] the content of page i, as far as names were needed. Kept over
-    preemptions, so that a sequence's tokens are hashed once."""
+    nodes: list[PageNode | None]
+    """[0] is the root; [i + 1] the content of page i, as far as names were needed. None ends the
+    names for good. Kept over preemptions, so that a sequence's tokens are hashed once."""
     tables: list[list[int]] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)
     num_named: int = 0
@@ -125,11 +125,8 @@ class KVManager:
         self, token_ids: list[int], *, tenant: str, adapter: str, takes_hits: bool
     ) -> SequencePages:
         """The pages of a new sequence: none so far. ``token_ids`` is shared, and may grow."""
-        pages = SequencePages(token_ids, takes_hits and self.prefix_cache)
         root = self._names.root(tenant=tenant, adapter=adapter) if self.prefix_cache else None
-        if root is not None:
-            pages.nodes.append(root)
-        return pages
+        return SequencePages(token_ids, takes_hits and self.prefix_cache, [root])
 
     # How a sequence may start
 
@@ -323,14 +320,10 @@ class KVManager:
     def _node(self, pages: SequencePages, index: int) -> PageNode | None:
         """The content of page ``index`` of a sequence; None if it cannot have a name."""
         nodes = pages.nodes
-        while 0 < len(nodes) <= index + 1:
+        while len(nodes) <= index + 1 and (parent := nodes[-1]) is not None:
             start = (len(nodes) - 1) * PAGE_SIZE
-            node = self._names.child(nodes[-1], pages.token_ids[start : start + PAGE_SIZE])
-            if node is None:
-                nodes.clear()  # for good: a chain cannot go on behind a missing name
-            else:
-                nodes.append(node)
-        return nodes[index + 1] if nodes else None
+            nodes.append(self._names.child(parent, pages.token_ids[start : start + PAGE_SIZE]))
+        return nodes[index + 1] if index + 1 < len(nodes) else None
 
 
 def _make_group(

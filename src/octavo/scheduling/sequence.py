@@ -58,10 +58,10 @@ class LiveRequest:
 class Sequence:
     """One choice: its tokens, and how far their keys and values are computed.
 
-    #  [0, confirmed)           computed, and the results of the steps have come back
-    #  [confirmed, computed)    being computed by steps in flight
-    #  [computed, known)        due
-    #  [known, known + pending) being drawn by steps in flight: named by (slot, position) only
+        [0, confirmed)           computed, and the results of the steps have come back
+        [confirmed, computed)    being computed by steps in flight
+        [computed, known)        due
+        [known, known + pending) being drawn by steps in flight: named by (slot, position) only
 
     There is no prefill and no decode. A sequence has tokens that are due, and a step computes
     some of them; when nothing is due any more, its next token is drawn.
