@@ -228,7 +228,10 @@ def test_check_counts_a_fused_tensor_once(tmp_path: Path) -> None:
         for row in (0, 3, 6)
     ]
     message = problems(folder, wrong).message
-    assert message.count("qkv is (4, 6), the model needs (4, 9)") == 1
+    assert message.splitlines()[1:] == [
+        "  1 tensor of another shape:",
+        "    qkv is (4, 6), the model needs (4, 9)",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -338,6 +341,17 @@ def test_fingerprint_tells_any_change(tmp_path: Path) -> None:
         for number, variant in enumerate(variants)
     ]
     assert len(set(prints)) == len(variants)
+
+
+def test_fingerprint_tells_where_a_name_ends(tmp_path: Path) -> None:
+    prints = set()
+    for name, dtype in (("x", "F32"), ("xF", "32")):
+        folder = tmp_path / name
+        folder.mkdir()
+        data = file_bytes({name: entry(dtype, [1], 0, 4)}, bytes(4))
+        (folder / "model.safetensors").write_bytes(data)
+        prints.add(Checkpoint(folder).fingerprint)
+    assert len(prints) == 2
 
 
 def test_fingerprint_of_tensors_larger_than_a_piece(
