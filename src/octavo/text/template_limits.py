@@ -20,7 +20,7 @@ MAX_CHARACTERS_MADE = 2**27
 """Of all texts on the way together; lists count by their items."""
 MAX_VALUES = 2**19
 """In a list or object that is spelt out, everything nested in it included."""
-MAX_STEPS = 300_000
+MAX_STEPS = 200_000
 """Rounds of loops, calls and operations."""
 MAX_SECONDS = 10.0
 MAX_BITS = 4096
