@@ -1,6 +1,6 @@
-"""Safetensors files written byte by byte, right and wrong, and a check that nothing stays open.
+"""Model folders for tests, right and wrong, and a check that nothing stays open.
 
-The ``safetensors`` package writes right ones only; it is the oracle where a test needs no fault.
+The ``safetensors`` package writes right files only; wrong ones are made byte by byte.
 """
 
 from __future__ import annotations
@@ -8,12 +8,18 @@ from __future__ import annotations
 import gc
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from octavo.program.ir import Weight
+
 Entry = dict[str, Any]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 def entry(dtype: Any, shape: Any, begin: Any, end: Any) -> Entry:
@@ -31,6 +37,27 @@ def two_tensors() -> bytes:
     """A sound file: a (2, 3) and b (3,), both F32."""
     header = {"a": entry("F32", [2, 3], 0, 24), "b": entry("F32", [3], 24, 36)}
     return file_bytes(header, bytes(range(36)))
+
+
+def write(folder: Path, arrays: Arrays, *, num_shards: int = 1) -> Path:
+    """A model folder as transformers writes it."""
+    folder.mkdir(exist_ok=True)
+    if num_shards == 1:
+        safetensors.numpy.save_file(dict(arrays), folder / "model.safetensors")
+        return folder
+    weight_map = {}
+    for shard in range(num_shards):
+        name = f"model-{shard + 1:05}-of-{num_shards:05}.safetensors"
+        part = {tensor: arrays[tensor] for tensor in sorted(arrays)[shard::num_shards]}
+        safetensors.numpy.save_file(part, folder / name)
+        weight_map.update(dict.fromkeys(part, name))
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def whole(name: str, array: NDArray[Any]) -> Weight:
+    return Weight(name, array.shape)
 
 
 def _descriptors() -> set[tuple[str, str]]:
