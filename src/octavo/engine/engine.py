@@ -51,6 +51,7 @@ class Engine:
         self._tickets: deque[Ticket] = deque()
         self._steps = 0
         self._max_steps_in_flight = 0
+        self._found_nothing = False
         self._plan_s = 0.0
         self._apply_s = 0.0
         self._death: BaseException | None = None
@@ -68,9 +69,10 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._tickets) or self._scheduler.has_work
 
-    def next_wakeup_s(self) -> float | None:
-        """Seconds until a batch that is being waited for is due; None when nothing waits so."""
-        return self._scheduler.next_wakeup_s()
+    def idle_s(self) -> float | None:
+        """Seconds to wait before the next step, if the last one found nothing to compute: a batch
+        is not full yet. None when stepping on makes sense, or when only a request helps."""
+        return self._scheduler.next_wakeup_s() if self._found_nothing else None
 
     def step(self) -> list[Event]:
         """Keep the runner busy, then wait for its oldest step; what became known since.
@@ -97,7 +99,8 @@ class Engine:
                 break
             self._tickets.append(self._runner.submit(plan))
         self._max_steps_in_flight = max(self._max_steps_in_flight, len(self._tickets))
-        if not self._tickets:
+        self._found_nothing = not self._tickets
+        if self._found_nothing:
             return events
         result = self._runner.collect(self._tickets.popleft())
         started = self._clock()

@@ -6,16 +6,23 @@ socket there is no other way, and in process it is the same.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from octavo.core.errors import OctavoError
-from octavo.core.events import Event, Failed
+from octavo.core.events import Event
 from octavo.core.request import Request
 from octavo.engine.engine import Engine, EngineStats
-from octavo.runtime.codec import Abort, Events, Submit, decode_client_message, decode_events, encode
+from octavo.runtime.codec import (
+    Abort,
+    AskStats,
+    Events,
+    Submit,
+    decode_engine_message,
+    encode,
+)
+from octavo.runtime.port import EnginePort
 
 
 class EngineClient(Protocol):
@@ -49,49 +56,45 @@ class InProcessClient:
     """
 
     def __init__(self, engine: Engine, *, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._engine = engine
+        self._port = EnginePort(engine)
         self._sleep = sleep
-        self._outbox: deque[bytes] = deque()
+        self._events: list[Event] = []
+        self._replies: dict[int, EngineStats] = {}
+        self._numbers = itertools.count()
 
     def submit(self, request: Request) -> None:
-        self._receive(encode(Submit(request)))
+        self._port.receive(encode(Submit(request)))
 
     def abort(self, request_id: str, choice: int | None = None) -> None:
-        self._receive(encode(Abort(request_id, choice)))
-
-    def events(self) -> list[Event]:
-        while not self._outbox and self._engine.has_work:
-            self._send(self._engine.step())
-            if not self._outbox:
-                wakeup_s = self._engine.next_wakeup_s()
-                if wakeup_s:
-                    self._sleep(wakeup_s)
-        return self.poll()
+        self._port.receive(encode(Abort(request_id, choice)))
 
     def poll(self) -> list[Event]:
-        events: list[Event] = []
-        while self._outbox:
-            events.extend(decode_events(self._outbox.popleft()).events)
+        self._read()
+        events, self._events = self._events, []
         return events
 
+    def events(self) -> list[Event]:
+        self._read()
+        while not self._events and self._port.has_work:
+            wait_s = self._port.step()
+            if wait_s:
+                self._sleep(wait_s)
+            self._read()
+        return self.poll()
+
     def stats(self) -> EngineStats:
-        return self._engine.stats()
+        number = next(self._numbers)
+        self._port.receive(encode(AskStats(number)))
+        self._read()
+        return self._replies.pop(number)
 
     def close(self) -> None:
-        self._engine.close()
+        self._port.close()
 
-    def _receive(self, data: bytes) -> None:
-        """The engine's side of the connection."""
-        message = decode_client_message(data)
-        if isinstance(message, Abort):
-            self._send(self._engine.abort(message.request_id, message.choice))
-            return
-        try:
-            self._engine.add(message.request)
-        except OctavoError as error:
-            request_id = message.request.request_id
-            self._send([Failed(request_id, error.code, error.message, error.hint)])
-
-    def _send(self, events: list[Event]) -> None:
-        if events:
-            self._outbox.append(encode(Events(events)))
+    def _read(self) -> None:
+        for data in self._port.take():
+            message = decode_engine_message(data)
+            if isinstance(message, Events):
+                self._events.extend(message.events)
+            else:
+                self._replies[message.number] = message.stats

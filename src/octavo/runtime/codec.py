@@ -10,6 +10,7 @@ import msgspec
 
 from octavo.core.events import Event
 from octavo.core.request import Request
+from octavo.engine.engine import EngineStats
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -25,7 +26,13 @@ class Abort(msgspec.Struct, frozen=True, tag=True):
     choice: int | None = None
 
 
-ClientMessage = Submit | Abort
+class AskStats(msgspec.Struct, frozen=True, tag=True):
+    """Tell the counters; the reply carries the same number."""
+
+    number: int
+
+
+ClientMessage = Submit | Abort | AskStats
 
 
 class Events(msgspec.Struct, frozen=True, tag=True):
@@ -34,12 +41,22 @@ class Events(msgspec.Struct, frozen=True, tag=True):
     events: list[Event]
 
 
+class StatsReply(msgspec.Struct, frozen=True, tag=True):
+    """The counters at the moment of the question."""
+
+    number: int
+    stats: EngineStats
+
+
+EngineMessage = Events | StatsReply
+
+
 _encoder = msgspec.msgpack.Encoder()
 _client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
-_events_decoder = msgspec.msgpack.Decoder(Events)
+_engine_decoder: msgspec.msgpack.Decoder[EngineMessage] = msgspec.msgpack.Decoder(EngineMessage)
 
 
-def encode(message: ClientMessage | Events) -> bytes:
+def encode(message: ClientMessage | EngineMessage) -> bytes:
     return _encoder.encode(message)
 
 
@@ -48,6 +65,6 @@ def decode_client_message(data: bytes) -> ClientMessage:
     return _client_decoder.decode(data)
 
 
-def decode_events(data: bytes) -> Events:
+def decode_engine_message(data: bytes) -> EngineMessage:
     """Raises msgspec.DecodeError on bytes that are no such message."""
-    return _events_decoder.decode(data)
+    return _engine_decoder.decode(data)

@@ -21,7 +21,7 @@ from octavo.runtime.codec import (
     Events,
     Submit,
     decode_client_message,
-    decode_events,
+    decode_engine_message,
     encode,
 )
 from tests.tiny import write_tiny_model
@@ -69,12 +69,12 @@ def test_messages_survive_the_wire() -> None:
             Failed("r", "request_failed", "why", "what to do"),
         ]
     )
-    assert decode_events(encode(events)) == events
+    assert decode_engine_message(encode(events)) == events
 
 
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
-    for decode in (decode_client_message, decode_events):
+    for decode in (decode_client_message, decode_engine_message):
         with pytest.raises((msgspec.DecodeError, InvalidRequest)):
             decode(data)
 
@@ -138,6 +138,18 @@ def test_a_deadline_that_passes_in_the_queue_is_never_computed(folder: Path) -> 
     failed = [event for event in events if isinstance(event, Failed)]
     assert [(event.request_id, event.code) for event in failed] == [("late", "deadline_exceeded")]
     assert engine.stats().scheduler.computed_tokens == 3 + 3  # the first request's alone
+
+
+def test_nobody_sleeps_while_there_is_something_to_compute(folder: Path) -> None:
+    """A prompt in chunks makes steps without events, and the request behind it has a deadline."""
+    slept: list[float] = []
+    config = EngineConfig(max_num_seqs=1, max_num_batched_tokens=8)
+    engine = load_engine(folder, config, clock=lambda: 0.0).engine
+    client = InProcessClient(engine, sleep=slept.append)
+    client.submit(make_request("long", prompt=tuple(range(2, 80))))
+    client.submit(msgspec.structs.replace(make_request("waiting"), deadline_s=1000.0))
+    assert len([event for event in drain(client) if isinstance(event, Finished)]) == 2
+    assert slept == []
 
 
 def test_a_backend_that_breaks_kills_the_engine_with_its_reason(folder: Path) -> None:

@@ -1,0 +1,64 @@
+"""The engine's end of a connection: client messages in, engine messages out, all as bytes.
+
+Whoever runs the engine (the caller's own thread, a thread, later a process) owns one port, gives
+it what arrives, lets it step while there is work, and carries away what it has to say.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from octavo.core.errors import OctavoError
+from octavo.core.events import Event, Failed
+from octavo.engine.engine import Engine
+from octavo.runtime.codec import Abort, AskStats, Events, StatsReply, decode_client_message, encode
+
+
+class EnginePort:
+    """An engine that speaks in messages. Used by one thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._outbox: deque[bytes] = deque()
+
+    def receive(self, data: bytes) -> None:
+        """A client's message. A request that is refused becomes a Failed event."""
+        message = decode_client_message(data)
+        if isinstance(message, Abort):
+            self._tell(self._engine.abort(message.request_id, message.choice))
+        elif isinstance(message, AskStats):
+            self._outbox.append(encode(StatsReply(message.number, self._engine.stats())))
+        else:
+            try:
+                self._engine.add(message.request)
+            except OctavoError as error:
+                request_id = message.request.request_id
+                self._tell([Failed(request_id, error.code, error.message, error.hint)])
+
+    @property
+    def has_work(self) -> bool:
+        return self._engine.has_work
+
+    def step(self) -> float | None:
+        """One step of the engine. Seconds to wait before the next if nothing could be done: a
+        batch is being waited for.
+
+        Raises:
+            EngineDead: the backend failed as a whole.
+        """
+        self._tell(self._engine.step())
+        return self._engine.idle_s()
+
+    def take(self) -> list[bytes]:
+        """What there is to say, once."""
+        messages = list(self._outbox)
+        self._outbox.clear()
+        return messages
+
+    def close(self) -> None:
+        """Wait for steps in flight; drop them."""
+        self._engine.close()
+
+    def _tell(self, events: list[Event]) -> None:
+        if events:
+            self._outbox.append(encode(Events(events)))
