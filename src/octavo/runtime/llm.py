@@ -6,41 +6,28 @@ Text to ids and ids to text happen here; between the two everything goes through
 from __future__ import annotations
 
 import itertools
-import secrets
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-import msgspec
-
 from octavo.core.config import EngineConfig
 from octavo.core.errors import InvalidRequest, OctavoError
 from octavo.core.events import Event
-from octavo.core.request import NUM_SEEDS, Priority, Request, SamplingParams
+from octavo.core.request import Priority, SamplingParams
 from octavo.engine.engine import EngineStats
 from octavo.engine.load import load_engine
 from octavo.models.folder import resolve
 from octavo.runtime.client import InProcessClient
+from octavo.runtime.model_text import EncodedPrompt, Message, ModelText
 from octavo.runtime.outputs import ChoiceDelta, OutputAssembler, RequestOutput
 from octavo.runtime.progress import progress_bar
-from octavo.text.chat_template import ChatTemplate
-from octavo.text.tokenizer import Tokenizer
 
-TOKENIZER_FILE = "tokenizer.json"
 Prompt = str | Sequence[int]
-Message = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Prompt:
-    """A prompt on its way to the engine; ``text`` is None where it was not given as text."""
-
-    text: str | None
-    token_ids: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -73,12 +60,9 @@ class LLM:
     ) -> None:
         config = EngineConfig.from_options(options)
         folder = resolve(model, weights=config.weights != "dummy")
-        self._tokenizer_folder = folder if tokenizer is None else Path(tokenizer)
-        self.tokenizer = _load_tokenizer(self._tokenizer_folder, required=tokenizer is not None)
-        self._template: ChatTemplate | None = None
+        self.text = ModelText(folder, None if tokenizer is None else Path(tokenizer))
         loaded = load_engine(folder, config)
         self.spec = loaded.spec
-        self.generation = loaded.generation
         self.max_model_len = loaded.max_model_len
         self.num_pages = loaded.num_pages
         self._client = InProcessClient(loaded.engine)
@@ -105,7 +89,7 @@ class LLM:
             InvalidRequest: a prompt cannot be served; its index is in the message, and nothing
                 was computed. A request that fails later is told by ``RequestOutput.error``.
         """
-        encoded = [self._encode(prompt) for prompt in _as_list(prompts)]
+        encoded = [self.text.encode(prompt) for prompt in _as_list(prompts)]
         return self._answer(encoded, params, priority, tenant, progress)
 
     def chat(
@@ -128,7 +112,7 @@ class LLM:
         one = bool(messages) and isinstance(messages[0], Mapping)
         conversations = cast("Sequence[Sequence[Message]]", [messages] if one else messages)
         encoded = [
-            self._encode_chat(conversation, tools, template_options)
+            self.text.encode_chat(conversation, tools=tools, **(template_options or {}))
             for conversation in conversations
         ]
         return self._answer(encoded, params, priority, tenant, progress)
@@ -150,9 +134,9 @@ class LLM:
             OctavoError: the request failed on the way.
         """
         if prompt and not isinstance(prompt, str) and isinstance(prompt[0], Mapping):
-            encoded = self._encode_chat(cast("Sequence[Message]", prompt))
+            encoded = self.text.encode_chat(cast("Sequence[Message]", prompt))
         else:
-            encoded = self._encode(cast("Prompt", prompt))
+            encoded = self.text.encode(cast("Prompt", prompt))
         assembler = self._submit(encoded, params or SamplingParams(), priority, tenant)
         self._live[assembler.request.request_id].streams = True
         return self._stream(assembler)
@@ -178,37 +162,9 @@ class LLM:
     ) -> None:
         self.close()
 
-    def _encode(self, prompt: Prompt) -> _Prompt:
-        if isinstance(prompt, str):
-            if self.tokenizer is None:
-                raise InvalidRequest(
-                    "the model has no tokeniser, so that prompts must be token ids",
-                    param="prompt",
-                    hint="pass tokenizer=FOLDER, or a list of token ids",
-                )
-            return _Prompt(prompt, tuple(self.tokenizer.encode(prompt)))
-        ids = tuple(prompt)
-        if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
-            raise InvalidRequest("a prompt must be a string or a list of token ids", param="prompt")
-        return _Prompt(None, ids)
-
-    def _encode_chat(
-        self, messages: Sequence[Message], tools: Any = None, options: Any = None
-    ) -> _Prompt:
-        if self._template is None:
-            if self.tokenizer is None:
-                raise InvalidRequest(
-                    "the model has no tokeniser, so that it cannot chat",
-                    param="messages",
-                    hint="pass tokenizer=FOLDER",
-                )
-            self._template = ChatTemplate.load(self._tokenizer_folder, self.tokenizer)
-        ids = self._template.encode_chat(messages, tools=tools, **(options or {}))
-        return _Prompt(None, tuple(ids))
-
     def _answer(
         self,
-        prompts: Sequence[_Prompt],
+        prompts: Sequence[EncodedPrompt],
         params: SamplingParams | Sequence[SamplingParams] | None,
         priority: Priority,
         tenant: str,
@@ -241,29 +197,18 @@ class LLM:
         return [assembler.output() for assembler in assemblers]
 
     def _submit(
-        self, prompt: _Prompt, params: SamplingParams, priority: Priority, tenant: str
+        self, prompt: EncodedPrompt, params: SamplingParams, priority: Priority, tenant: str
     ) -> OutputAssembler:
         """Hand a request to the engine. Raises what the engine says of one that it refuses."""
-        if params.seed is None:  # fixed here, so that a resumed request draws the same
-            params = msgspec.structs.replace(params, seed=secrets.randbelow(NUM_SEEDS))
-        request = Request(
-            request_id=f"request-{next(self._request_numbers)}",
-            prompt_ids=prompt.token_ids,
-            params=params,
-            priority=priority,
-            tenant=tenant,
+        request_id = f"request-{next(self._request_numbers)}"
+        assembler = self.text.assembler(
+            prompt, params, request_id=request_id, priority=priority, tenant=tenant
         )
-        assembler = OutputAssembler(
-            request,
-            self.tokenizer,
-            end_ids=self.generation.end_token_ids,
-            prompt=prompt.text,
-        )
-        self._live[request.request_id] = _Live(assembler)
-        self._client.submit(request)
+        self._live[request_id] = _Live(assembler)
+        self._client.submit(assembler.request)
         self._dispatch(self._client.poll())  # a refusal is known at once
         if assembler.error is not None:
-            del self._live[request.request_id]
+            del self._live[request_id]
             raise assembler.error
         return assembler
 
@@ -302,15 +247,15 @@ class LLM:
             self._client.abort(request_id)
 
 
-def _as_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
-    """One prompt becomes a list of one. A list of integers is one prompt of token ids."""
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
-        return [cast(Prompt, prompts)]
-    return cast(Sequence[Prompt], prompts)
-
-
-def _load_tokenizer(folder: Path, *, required: bool) -> Tokenizer | None:
-    """The folder's tokeniser; a model without one still answers token ids with token ids."""
-    if not required and not (folder / TOKENIZER_FILE).exists():
-        return None
-    return Tokenizer.load(folder)
+def _as_list(prompts: Any) -> list[Prompt]:
+    """One prompt becomes a list of one. A series of integers is one prompt of token ids."""
+    if isinstance(prompts, str):
+        return [prompts]
+    try:
+        items = list(prompts.tolist() if hasattr(prompts, "tolist") else prompts)
+    except TypeError:
+        raise InvalidRequest(
+            f"prompts must be a string, token ids, or a list of those; got {prompts!r:.80}",
+            param="prompts",
+        ) from None
+    return [items] if items and isinstance(items[0], Integral) else items

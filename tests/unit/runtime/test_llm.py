@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from octavo import LLM, OctavoError, Priority, SamplingParams
@@ -28,12 +29,27 @@ def llm(folder: Path) -> Iterator[LLM]:
 
 
 def test_text_and_token_ids_are_the_same_prompt(llm: LLM) -> None:
-    assert llm.tokenizer is not None
-    ids = llm.tokenizer.encode("Hello")
+    assert llm.text.tokenizer is not None
+    ids = llm.text.tokenizer.encode("Hello")
     text, numbers = llm.generate(["Hello", ids], GREEDY)
     assert text.choices[0].token_ids == numbers.choices[0].token_ids
     assert (text.prompt, numbers.prompt) == ("Hello", None)
-    assert text.text == llm.tokenizer.decode(text.choices[0].token_ids)
+    assert text.text == llm.text.tokenizer.decode(text.choices[0].token_ids)
+
+
+def test_arrays_are_token_ids(llm: LLM) -> None:
+    ids = [5, 6, 7]
+    forms: list[Any] = [
+        ids,
+        tuple(ids),
+        np.array(ids),
+        np.array(ids, np.int32),
+        list(np.array(ids)),
+    ]
+    texts = {output.text for output in llm.generate(forms, GREEDY)}
+    texts |= {llm.generate(form, GREEDY)[0].text for form in forms}
+    texts |= {output.text for output in llm.generate(np.array([ids, ids]), GREEDY)}  # type: ignore[arg-type]
+    assert len(texts) == 1
 
 
 def test_a_single_prompt_gives_a_list_of_one(llm: LLM) -> None:
@@ -101,8 +117,8 @@ def test_a_stream_that_is_left_gives_its_pages_back(folder: Path) -> None:
 
 def test_chat_is_the_template_and_then_a_prompt(llm: LLM) -> None:
     messages = [{"role": "user", "content": "Hi"}]
-    assert llm.tokenizer is not None
-    prompt = llm.tokenizer.encode_template(f"user: Hi{END}\nassistant:")
+    assert llm.text.tokenizer is not None
+    prompt = llm.text.tokenizer.encode_template(f"user: Hi{END}\nassistant:")
     chat = llm.chat(messages, GREEDY)[0]
     assert list(chat.prompt_token_ids) == prompt
     assert chat.text == llm.generate(prompt, GREEDY)[0].text
@@ -190,6 +206,12 @@ def test_bad_requests_are_refused_before_anything_is_computed(
 def test_the_error_names_the_prompt(llm: LLM) -> None:
     with pytest.raises(InvalidRequest, match=r"^prompt 2: "):
         llm.generate([[1], [2], [VOCAB]], GREEDY)
+
+
+@pytest.mark.parametrize("prompts", [None, 5, 1.5, object(), [None], [{"a": 1}], [[None]]])
+def test_what_is_no_prompt_at_all_is_refused(llm: LLM, prompts: Any) -> None:
+    with pytest.raises(InvalidRequest, match="prompt"):
+        llm.generate(prompts, GREEDY)
 
 
 def test_params_must_match_the_prompts(llm: LLM) -> None:
