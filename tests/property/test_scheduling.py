@@ -214,5 +214,5 @@ _RESUMED_FIELDS = ("max_tokens", "min_tokens", "n", "seed", "ignore_eos", "promp
 @pytest.mark.slow
 def test_whatever_happens_answers_are_right() -> None:
     run_state_machine_as_test(
-        SchedulingMachine, settings=settings(max_examples=100, stateful_step_count=40)
+        SchedulingMachine, settings=settings(max_examples=60, stateful_step_count=30)
     )

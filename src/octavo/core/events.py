@@ -31,7 +31,10 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Timings(msgspec.Struct, frozen=True):
-    """Seconds since the engine took the request, on the engine's clock."""
+    """Seconds since the engine took the request, on the engine's clock.
+
+    Where something never happened before the end, its time is that of the end.
+    """
 
     started_s: float
     """When its first tokens were scheduled."""

@@ -133,6 +133,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 hint="leave it out to allow every token",
             )
 
+        for name in ("include_stop", "ignore_eos"):
+            flag: object = getattr(self, name)
+            if not isinstance(flag, bool):
+                raise InvalidRequest(f"{name} must be true or false, got {flag!r}", param=name)
+
     def _normalise(self) -> None:
         """Lists become tuples, one stop string becomes a tuple of one; wrong types are errors."""
         stop: object = self.stop  # typed callers pass a tuple, others a string or a list
