@@ -8,22 +8,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from octavo.core.errors import OctavoError
     from octavo.core.request import Priority, SamplingParams
+    from octavo.runtime.async_client import Answer, AsyncClient
     from octavo.runtime.llm import LLM
     from octavo.runtime.outputs import ChoiceDelta, ChoiceOutput, RequestOutput
 
 __version__ = "0.1.0"
 __all__ = [
     "LLM",
+    "AsyncClient",
     "SamplingParams",
     "Priority",
     "RequestOutput",
     "ChoiceOutput",
     "ChoiceDelta",
+    "Answer",
     "OctavoError",
 ]
 
 _HOMES = {
     "LLM": "octavo.runtime.llm",
+    "AsyncClient": "octavo.runtime.async_client",
+    "Answer": "octavo.runtime.async_client",
     "SamplingParams": "octavo.core.request",
     "Priority": "octavo.core.request",
     "RequestOutput": "octavo.runtime.outputs",

@@ -1,0 +1,260 @@
+"""The asynchronous front door: answers as they come, for servers and for asyncio programs.
+
+The engine steps on a thread of its own; the event loop only turns ids into text. An answer that
+nobody reads any more is aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from octavo.core.config import EngineConfig
+from octavo.core.errors import EngineDead
+from octavo.core.events import Event
+from octavo.core.request import Priority, SamplingParams
+from octavo.engine.engine import EngineStats
+from octavo.engine.load import LoadedEngine, load_engine
+from octavo.models.folder import resolve
+from octavo.runtime.codec import Abort, AskStats, Events, Submit, decode_engine_message, encode
+from octavo.runtime.engine_thread import EngineThread
+from octavo.runtime.model_text import EncodedPrompt, ModelText
+from octavo.runtime.outputs import ChoiceDelta, OutputAssembler, RequestOutput
+
+
+class Answer:
+    """One request on its way: an asynchronous iterator of deltas.
+
+    Leaving it (``aclose``, the end of ``async with``) before its end aborts the request.
+    """
+
+    def __init__(self, assembler: OutputAssembler, abandon: Callable[[str], None]) -> None:
+        self._assembler = assembler
+        self._abandon = abandon
+        self._deltas: deque[ChoiceDelta] = deque()
+        self._news = asyncio.Event()
+
+    @property
+    def request_id(self) -> str:
+        return self._assembler.request.request_id
+
+    def __aiter__(self) -> AsyncIterator[ChoiceDelta]:
+        return self
+
+    async def __anext__(self) -> ChoiceDelta:
+        """The next delta.
+
+        Raises:
+            OctavoError: the request was refused, or failed on the way.
+        """
+        while not self._deltas:
+            if self._assembler.error is not None:
+                raise self._assembler.error
+            if self._assembler.finished:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        return self._deltas.popleft()
+
+    async def output(self) -> RequestOutput:
+        """Everything, once it is finished. Raises as the iteration does."""
+        async for _ in self:
+            pass
+        return self.so_far()
+
+    def so_far(self) -> RequestOutput:
+        """Everything known by now."""
+        return self._assembler.output()
+
+    async def aclose(self) -> None:
+        """Nobody reads it any more."""
+        self._abandon(self.request_id)
+
+    async def __aenter__(self) -> Answer:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def take(self, event: Event) -> list[int]:
+        """An event of this request; the choices that the engine is to abort."""
+        delta = self._assembler.apply(event)
+        if delta is not None:
+            self._deltas.append(delta)
+        if delta is not None or self._assembler.finished:
+            self._news.set()
+        return self._assembler.take_aborts()
+
+    def fail(self, error: EngineDead) -> None:
+        """The engine is gone."""
+        if not self._assembler.finished:
+            self._assembler.error = error
+        self._news.set()
+
+    @property
+    def is_finished(self) -> bool:
+        return self._assembler.finished
+
+
+class AsyncClient:
+    """A model that answers an event loop; used by that loop's thread only.
+
+    Args:
+        loaded: an engine; from now on it belongs to the client's thread.
+        text: the model's text side.
+        on_death: called once on the event loop when the engine died.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedEngine,
+        text: ModelText,
+        *,
+        on_death: Callable[[EngineDead], None] | None = None,
+    ) -> None:
+        self.text = text
+        self.spec = loaded.spec
+        self.max_model_len = loaded.max_model_len
+        self.num_pages = loaded.num_pages
+        self.death: EngineDead | None = None
+        self._on_death = on_death
+        self._answers: dict[str, Answer] = {}
+        self._replies: dict[int, asyncio.Future[EngineStats]] = {}
+        self._numbers = itertools.count()
+        loop = asyncio.get_running_loop()
+        self._thread = EngineThread(
+            loaded.engine,
+            deliver=lambda data: _call_soon(loop, self._on_message, data),
+            died=lambda error: _call_soon(loop, self._die, error),
+        )
+
+    @classmethod
+    async def load(
+        cls, model: str | Path, *, tokenizer: str | Path | None = None, **options: Any
+    ) -> AsyncClient:
+        """Load a model off the event loop. Arguments and errors as those of ``LLM``."""
+        config = EngineConfig.from_options(options)
+
+        def read() -> tuple[LoadedEngine, ModelText]:
+            folder = resolve(model, weights=config.weights != "dummy")
+            text = ModelText(folder, None if tokenizer is None else Path(tokenizer))
+            return load_engine(folder, config), text
+
+        return cls(*await asyncio.to_thread(read))
+
+    def start(
+        self,
+        prompt: EncodedPrompt,
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: Priority = Priority.STANDARD,
+        tenant: str = "",
+        deadline_s: float | None = None,
+    ) -> Answer:
+        """Submit a request at once; what becomes of it, a refusal too, is told by the answer.
+
+        Raises:
+            InvalidRequest: stop strings are wanted, but there is no tokeniser.
+            EngineDead: the engine is gone.
+        """
+        if self.death is not None:
+            raise self.death
+        assembler = self.text.assembler(
+            prompt,
+            params,
+            request_id=request_id or f"request-{next(self._numbers)}",
+            priority=priority,
+            tenant=tenant,
+            deadline_s=deadline_s,
+        )
+        answer = Answer(assembler, self._abandon)
+        self._answers[answer.request_id] = answer
+        self._thread.send(encode(Submit(assembler.request)))
+        return answer
+
+    @property
+    def num_live(self) -> int:
+        """Requests that are not finished."""
+        return len(self._answers)
+
+    async def stats(self) -> EngineStats:
+        """The engine's counters, between two of its steps. Raises EngineDead."""
+        if self.death is not None:
+            raise self.death
+        number = next(self._numbers)
+        reply: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
+        self._replies[number] = reply
+        self._thread.send(encode(AskStats(number)))
+        return await reply
+
+    async def close(self) -> None:
+        """Stop the engine after its current step; what is not finished fails."""
+        await asyncio.to_thread(self._thread.close)
+        self._die(EngineDead("the engine was closed"))
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _abandon(self, request_id: str) -> None:
+        if self._answers.pop(request_id, None) is not None and self.death is None:
+            self._thread.send(encode(Abort(request_id)))
+
+    def _on_message(self, data: bytes) -> None:
+        message = decode_engine_message(data)
+        if isinstance(message, Events):
+            for event in message.events:
+                self._on_event(event)
+            return
+        reply = self._replies.pop(message.number)
+        if not reply.done():  # whoever asked may have gone
+            reply.set_result(message.stats)
+
+    def _on_event(self, event: Event) -> None:
+        answer = self._answers.get(event.request_id)
+        if answer is None:
+            return  # nobody reads it any more
+        for choice in answer.take(event):
+            self._thread.send(encode(Abort(event.request_id, choice)))
+        if answer.is_finished:
+            del self._answers[event.request_id]
+
+    def _die(self, error: EngineDead) -> None:
+        if self.death is not None:
+            return
+        self.death = error
+        for answer in self._answers.values():
+            answer.fail(error)
+        self._answers.clear()
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(error)
+        self._replies.clear()
+        if self._on_death is not None:
+            self._on_death(error)
+
+
+def _call_soon(
+    loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object
+) -> None:
+    """From the engine's thread; a loop that is closed has nobody left who listens."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function, *arguments)

@@ -1,0 +1,107 @@
+"""The asynchronous client: the same answers, an event loop that stays free, nothing left over."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from octavo import LLM, SamplingParams
+from octavo.core.config import EngineConfig
+from octavo.core.errors import EngineDead, InvalidRequest
+from octavo.engine.load import load_engine
+from octavo.runtime.async_client import AsyncClient
+from octavo.runtime.model_text import EncodedPrompt, ModelText
+from tests.small_model import write_small_model
+
+pytestmark = pytest.mark.anyio
+PARAMS = SamplingParams(max_tokens=20, seed=4, n=2, logprobs=1)
+LONG = SamplingParams(max_tokens=400, ignore_eos=True)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_model(tmp_path_factory.mktemp("async"))
+
+
+async def test_the_answer_is_that_of_llm(folder: Path) -> None:
+    with LLM(folder) as llm:
+        whole = llm.generate("Once", PARAMS)[0]
+    async with await AsyncClient.load(folder) as client:
+        answer = client.start(client.text.encode("Once"), PARAMS)
+        deltas = [delta async for delta in answer]
+        output = await answer.output()
+    for choice, expected in zip(output.choices, whole.choices, strict=True):
+        mine = [delta for delta in deltas if delta.choice == choice.index]
+        assert "".join(delta.text for delta in mine) == choice.text == expected.text
+        assert choice.logprobs == expected.logprobs
+
+
+async def test_many_at_once(folder: Path) -> None:
+    async with await AsyncClient.load(folder) as client:
+        prompts = [client.text.encode(f"number {number}") for number in range(30)]
+        answers = [client.start(prompt, PARAMS) for prompt in prompts]
+        outputs = await asyncio.gather(*(answer.output() for answer in answers))
+        stats = await client.stats()
+        assert stats.scheduler.max_running > 8
+        assert client.num_live == 0
+    assert [output.prompt for output in outputs] == [f"number {number}" for number in range(30)]
+
+
+async def test_leaving_an_answer_aborts_it(folder: Path) -> None:
+    async with await AsyncClient.load(folder) as client:
+        async with client.start(client.text.encode("Hello"), LONG) as answer:
+            await anext(answer)
+        stats = await client.stats()
+        assert (stats.scheduler.running, stats.scheduler.waiting) == (0, 0)
+        assert all(pages.held == 0 for pages in stats.scheduler.pages)
+        assert client.num_live == 0
+
+
+async def test_a_refusal_is_raised_to_the_reader(folder: Path) -> None:
+    async with await AsyncClient.load(folder) as client:
+        answer = client.start(EncodedPrompt(None, (10**6,)), PARAMS)
+        with pytest.raises(InvalidRequest, match="outside of the vocabulary"):
+            await answer.output()
+        assert client.num_live == 0
+
+
+async def test_an_engine_that_dies_fails_what_is_in_flight_and_what_comes(folder: Path) -> None:
+    loaded = load_engine(folder, EngineConfig())
+    deaths: list[EngineDead] = []
+    client = AsyncClient(loaded, ModelText(folder), on_death=deaths.append)
+    answer = client.start(client.text.encode("Hello"), LONG)
+    await anext(answer)
+    loaded.executable.run = broken_run  # type: ignore[method-assign, assignment]
+    with pytest.raises(EngineDead, match="out of luck"):
+        await answer.output()
+    with pytest.raises(EngineDead, match="out of luck"):
+        client.start(client.text.encode("Hello"), LONG)
+    with pytest.raises(EngineDead, match="out of luck"):
+        await client.stats()
+    assert len(deaths) == 1
+    await client.close()
+
+
+def broken_run(batch: object) -> None:
+    raise RuntimeError("out of luck")
+
+
+async def test_closing_fails_what_is_in_flight_and_ends_the_thread(folder: Path) -> None:
+    before = threading.active_count()
+    client = await AsyncClient.load(folder, steps_in_flight=2)
+    answer = client.start(client.text.encode("Hello"), LONG)
+    await anext(answer)
+    await client.close()
+    with pytest.raises(EngineDead, match="closed"):
+        await answer.output()
+    names = [thread.name for thread in threading.enumerate()]
+    assert "octavo-engine" not in names
+    assert threading.active_count() <= before + 1  # to_thread keeps one worker
