@@ -1,0 +1,150 @@
+"""``octavo``: finds the command, reads its settings, runs it, and says how it ended.
+
+A command's module is imported when the command is used; nothing here computes. What a command
+prints is its own business, the errors that it raises are printed here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from octavo import __version__
+
+if TYPE_CHECKING:
+    from cyclopts import App, CycloptsError
+
+    from octavo.cli.layers import Layers
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command: the function of its name in the module of its name."""
+
+    name: str
+    summary: str
+
+    @property
+    def module(self) -> str:
+        return f"octavo.cli.{self.name}"
+
+    @property
+    def path(self) -> str:
+        return f"{self.module}:{self.name}"
+
+
+COMMANDS = (
+    Command("run", "Talk to a model in the terminal."),
+    Command("generate", "Complete prompts, once."),
+    Command("serve", "Serve models over the OpenAI API."),
+    Command("batch", "Work through a file of requests."),
+    Command("bench", "Measure what each optimisation is worth here."),
+    Command("plan", "What fits into memory: context, users, weights."),
+    Command("info", "What this machine, a model, and the settings are."),
+    Command("pull", "Download a model from the hub."),
+    Command("doctor", "Check this machine, and say what to do."),
+    Command("completion", "Print a script that completes commands in a shell."),
+)
+EPILOGUE = (
+    "Flags may also be set by environment variables (OCTAVO_...) and by a TOML file: --config FILE,"
+    " ./octavo.toml, or octavo/config.toml in the user's configuration folder."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line (by default this process's own); the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words == ["--version"]:  # without waiting for anything
+        print(__version__)
+        return 0
+    from octavo.cli.exit_codes import ExitCode, exit_code_of
+    from octavo.cli.output import print_error
+    from octavo.core.errors import OctavoError
+
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+        return status
+    except OctavoError as error:
+        print_error(error.message, error.hint)
+        return exit_code_of(error)
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.BROKEN_PIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print_error(f"{where}{error.strerror or error}")
+        return ExitCode.FAILURE
+
+
+def _run(words: list[str]) -> int:
+    from cyclopts import CycloptsError
+
+    from octavo.cli.exit_codes import ExitCode
+    from octavo.cli.layers import Layers, find_settings_file, take_config_flag
+    from octavo.cli.output import print_error
+
+    words, named = take_config_flag(words)
+    file = find_settings_file(named, os.environ, Path.cwd())
+    layers = Layers(os.environ, file, [command.name for command in COMMANDS])
+    app = build_app(layers)
+    if words and not words[0].startswith("-") and words[0] not in app:
+        _refuse_unknown_command(words[0], list(app))
+    try:
+        command, bound, ignored = app.parse_args(words, print_error=False, exit_on_error=False)
+    except CycloptsError as error:
+        print_error(*_in_our_words(error))
+        return ExitCode.USAGE
+    own = {"layers": layers} if "layers" in ignored else {}
+    status = command(*bound.args, **bound.kwargs, **own)
+    return status if isinstance(status, int) else ExitCode.OK
+
+
+def build_app(layers: Layers | None = None) -> App:
+    """The tree of commands. Without layers, only flags count."""
+    from cyclopts import App
+
+    app = App(
+        name="octavo",
+        help="An LLM inference engine: a model folder in, exact tokens out.",
+        help_epilogue=EPILOGUE,
+        help_format="plaintext",
+        help_formatter="default" if sys.stdout.isatty() else "plain",
+        version=__version__,
+        config=[] if layers is None else [layers],
+    )
+    for order, command in enumerate(COMMANDS):
+        if find_spec(command.module) is None:
+            continue  # left out of this build
+        app.command(command.path, name=command.name, help=command.summary, sort_key=order)
+    return app
+
+
+def _refuse_unknown_command(name: str, known: list[str]) -> NoReturn:
+    # Here, and not by cyclopts, which would import every command for the list of their names.
+    from octavo.core.errors import ConfigError, did_you_mean
+
+    hint = did_you_mean(name, known) or "octavo --help lists the commands"
+    raise ConfigError(f"unknown command {name!r}", hint=hint)
+
+
+def _in_our_words(error: CycloptsError) -> tuple[str, str | None]:
+    """A sentence and a hint."""
+    sentence, _, rest = str(error).partition(" Did you mean ")
+    sentence = sentence[0].lower() + sentence[1:].rstrip(".")
+    meant = rest.partition("?")[0].strip('"')
+    if meant:
+        return sentence, f"did you mean {meant!r}?"
+    return sentence, "octavo COMMAND --help lists what there is"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

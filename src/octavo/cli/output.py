@@ -1,0 +1,74 @@
+"""What a command says: data on stdout, errors and notes on stderr, colours on a terminal only."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_RED, _DIM, _RESET = "\x1b[31m", "\x1b[2m", "\x1b[0m"
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Whether escape sequences are welcome there."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def print_error(message: str, hint: str | None = None) -> None:
+    """The form of every error: a sentence, and what to do about it."""
+    red, reset = (_RED, _RESET) if has_colours(sys.stderr) else ("", "")
+    print(f"{red}error:{reset} {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on one line of stdout."""
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def dim(text: str, stream: TextIO) -> str:
+    """Text that stands back, where the stream can show that."""
+    return f"{_DIM}{text}{_RESET}" if has_colours(stream) else text
+
+
+def console() -> Console:
+    """A rich console on stdout."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def show_warnings() -> None:
+    """Send the warnings of the layers below to stderr, in the form of our errors."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.addFilter(_lower_level_name)
+    logging.getLogger("octavo").addHandler(handler)
+
+
+def _lower_level_name(record: logging.LogRecord) -> bool:
+    record.levelname = record.levelname.lower()
+    return True
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def count_text(count: float) -> str:
+    """A large number for people: 1.2 billion."""
+    for word, size in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):
+        if count >= size:
+            return f"{count / size:.2f} {word}"
+    return f"{count:.0f}"
