@@ -173,8 +173,11 @@ class World:
 
     def submit(self) -> StepPlan | None:
         """Plan a step and hand it to the runner."""
+        idle = not self.tickets
         plan = self.scheduler.plan_step()
         self.take(self.scheduler.take_events())
+        if idle:
+            self.check_progress(plan)
         if plan is not None:
             self.tickets.append(self.runner.submit(plan))
         self.look()
@@ -202,7 +205,7 @@ class World:
 
     def drain(self, *, in_flight: int = 1, max_steps: int = 3000) -> list[StepPlan]:
         """Steps until there is no work; time passes when there is nothing else to do."""
-        plans = []
+        plans: list[StepPlan] = []
         for _ in range(max_steps):
             if not self.scheduler.has_work:
                 return plans
@@ -217,6 +220,14 @@ class World:
         raise AssertionError("the scheduler does not come to an end")
 
     # Looking
+
+    def check_progress(self, plan: StepPlan | None) -> None:
+        """With nothing in flight before it, a plan has the best-ranked running sequence in it."""
+        running = self.scheduler._roster.running
+        if running:
+            assert plan is not None, "somebody runs, but nothing is computed"
+            slots = [part.slot for part in plan.ranges]
+            assert running[0].slot in slots, "the best-ranked does not advance"
 
     def look(self) -> None:
         self.scheduler.check()

@@ -149,18 +149,9 @@ class SchedulingMachine(RuleBasedStateMachine):
     @rule(times=st.sampled_from([5, 1, 20, 60]))
     def step(self, times: int) -> None:
         for _ in range(times):
-            idle = not self.world.tickets
             plan = self.world.submit()
-            if idle and self.world.stats().running:
-                assert plan is not None
-                self.check_progress(plan.ranges)
             if len(self.world.tickets) == self.in_flight or (plan is None and self.world.tickets):
                 self.world.collect()
-
-    def check_progress(self, ranges: list[TokenRange]) -> None:
-        """With nothing in flight before it, a plan has the best-ranked running sequence in it."""
-        best = self.world.scheduler._roster.running[0]
-        assert any(part.slot == best.slot for part in ranges), "the best-ranked does not advance"
 
     @precondition(lambda self: self.world.tickets)
     @rule()
@@ -214,5 +205,5 @@ _RESUMED_FIELDS = ("max_tokens", "min_tokens", "n", "seed", "ignore_eos", "promp
 @pytest.mark.slow
 def test_whatever_happens_answers_are_right() -> None:
     run_state_machine_as_test(
-        SchedulingMachine, settings=settings(max_examples=60, stateful_step_count=30)
+        SchedulingMachine, settings=settings(max_examples=150, stateful_step_count=30)
     )

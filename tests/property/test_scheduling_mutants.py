@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from octavo.core.kv_layout import PAGE_SIZE
+from octavo.core.step import StepPlan
 from octavo.scheduling import kv, planner, prefix, roster, sequence
 from octavo.scheduling.pages import PagePool
 from tests.property.test_scheduling_traffic import Traffic
@@ -87,14 +88,11 @@ def a_page_too_little(patch: pytest.MonkeyPatch) -> None:
 
 def late_results_count(patch: pytest.MonkeyPatch) -> None:
     """A result counts for the pages that a sequence has now, not those that it had then."""
-    patch.setattr(
-        planner.Flight,
-        "__init__",
-        lambda flight, plan: (
-            setattr(flight, "plan", plan),
-            setattr(flight, "parts", _CurrentStay()),
-        )[0],
-    )
+
+    def make(flight: planner.Flight, plan: StepPlan) -> None:
+        flight.plan, flight.parts = plan, _CurrentStay()
+
+    patch.setattr(planner.Flight, "__init__", make)
 
 
 class _CurrentStay(list[Any]):

@@ -7,6 +7,7 @@ every path was taken, so that the equal answers mean something.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from random import Random
 from typing import Any
@@ -21,7 +22,7 @@ from tests.fakes import FakeClock
 from tests.scheduling_world import VOCAB, World
 
 STEMS = [[(11 * i + i * i // 7 + stem) % VOCAB for i in range(100)] for stem in range(3)]
-NUM_WORLDS = 60
+NUM_WORLDS = int(os.environ.get("OCTAVO_TRAFFIC_WORLDS", "60"))  # more of them for a soak
 NUM_REQUESTS = 25
 
 PATHS = (

@@ -23,6 +23,8 @@ MAX_BAD_WORDS = 64
 MAX_BAD_WORD_TOKENS = 32
 MAX_STOP_TOKEN_IDS = 64
 NUM_SEEDS = 2**63
+NUM_TOKEN_IDS = 2**31
+"""No vocabulary is larger; whether an id is in the model's own, the engine checks."""
 
 
 class Priority(enum.IntEnum):
@@ -218,6 +220,10 @@ def _require_all(name: str, items: Any, kind: type) -> None:
         if not isinstance(item, kind) or isinstance(item, bool):
             raise InvalidRequest(
                 f"{name} takes values of type {kind.__name__}, got {item!r}", param=name
+            )
+        if isinstance(item, int) and not 0 <= item < NUM_TOKEN_IDS:
+            raise InvalidRequest(
+                f"{name} takes token ids in [0, {NUM_TOKEN_IDS}), got {item}", param=name
             )
 
 

@@ -104,8 +104,8 @@ class KVManager:
         assert groups
         self.groups = [_make_group(layout, num_pages, eviction) for layout in groups]
         self.prefix_cache = prefix_cache
-        self.num_releases = 0
-        """Grows whenever pages may have become available."""
+        self.num_changes = 0
+        """Grows whenever who did not fit may fit now: pages were given back, or named."""
         self._names = PageNames(numerics, name_page=name_page)
         self._nothing = HeadStart(0, [()] * len(groups))
 
@@ -286,6 +286,7 @@ class KVManager:
             node = self._node(pages, index)
             if node is None:
                 break
+            self.num_changes += 1
             for group, table in zip(self.groups, pages.tables, strict=True):
                 if table[index] != NOBODY:
                     group.index.insert(node, table[index])
@@ -298,7 +299,7 @@ class KVManager:
             for index in range(pages.dropped[number], first):
                 group.release(table[index], keep=True)
                 table[index] = NOBODY
-                self.num_releases += 1
+                self.num_changes += 1
             pages.dropped[number] = max(pages.dropped[number], first)
 
     def release(self, pages: SequencePages, *, keep: bool = True) -> None:
@@ -315,7 +316,7 @@ class KVManager:
         pages.tables.clear()
         pages.dropped.clear()
         pages.num_named = pages.capacity = 0
-        self.num_releases += 1
+        self.num_changes += 1
 
     def _node(self, pages: SequencePages, index: int) -> PageNode | None:
         """The content of page ``index`` of a sequence; None if it cannot have a name."""

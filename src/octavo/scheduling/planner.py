@@ -70,8 +70,8 @@ class Planner:
         self._chunked = chunked_prefill and kv_cache
         self._kv_cache = kv_cache
         self._did_not_fit: tuple[Sequence, int] | None = None
-        """Who found too few pages, and how often pages had been given back by then: until that
-        changes there is no use in looking again."""
+        """Who found too few pages, and ``kv.num_changes`` by then: until that changes there is no
+        use in looking again."""
 
     def plan(self, now_s: float) -> Flight:
         """The next step. It computes nothing if there is nothing to compute yet."""
@@ -90,23 +90,27 @@ class Planner:
         whoever makes way for it is not in the plan yet.
         """
         running = self._roster.running
+        for sequence in running:
+            if sequence.live.parked and sequence.computed >= sequence.num_prompt - 1:
+                self._roster.unpark(sequence.live)
         tokens = self._step_tokens
         newcomer = self._displacer()
         index = 0
         while index < len(running):
             sequence = running[index]
             if newcomer is not None and newcomer.rank < sequence.rank:
-                planned_before = index == 0 or running[index - 1].rank < newcomer.rank
-                displaced = planned_before and self._displace(newcomer, flight)
-                newcomer = self._displacer() if displaced else None
+                newcomer = self._displacer() if self._displace(newcomer, flight) else None
                 continue
             index += 1
-            if sequence.live.parked and sequence.computed >= sequence.num_prompt - 1:
-                self._roster.unpark(sequence.live)
-            kept_back = len(running) - index + (newcomer is not None)
+            kept_back = len(running) - index
+            if newcomer is not None:  # and others may follow it, into every slot that is free
+                kept_back += len(self._roster.free_slots)
             count = self._share(sequence, tokens, kept_back)
             if count > 0 and sequence.computed + count > sequence.pages.capacity:
+                preemptions = self._counters.preemptions
                 count = self._make_room(sequence, count, flight)
+                if self._counters.preemptions > preemptions:
+                    newcomer = None  # pages are scarce, and who lost them may rank above it
             if count > 0:
                 self._compute(sequence, count, flight, now_s)
                 tokens -= count
@@ -231,7 +235,7 @@ class Planner:
 
     def _room_for(self, sequence: Sequence) -> HeadStart | None:
         """How a queued sequence would start; None if there is no slot, or too few pages."""
-        key = (sequence, self._kv.num_releases)
+        key = (sequence, self._kv.num_changes)
         if not self._roster.free_slots or self._did_not_fit == key:
             return None
         head_start = self._head_start(sequence)
@@ -297,7 +301,7 @@ class Planner:
         """Start the head of the queue, preempting the worst-ranked as far as needed. Nobody is
         preempted if the pages of all who may be would not be enough."""
         running = self._roster.running
-        key = (sequence, self._kv.num_releases)
+        key = (sequence, self._kv.num_changes)
         if self._did_not_fit == key:
             return False
         victims = [victim for victim in running if self._may_displace(sequence, victim)]

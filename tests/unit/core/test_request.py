@@ -43,12 +43,15 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
         [(), "end", ["a", "b"], ["x" * 256], ["x"] * 16],
         [[""], ["x" * 257], ["x"] * 17, [5], 5],
     ),
-    "stop_token_ids": ([[1, 2], list(range(64))], [["1"], [True], 5, list(range(65))]),
+    "stop_token_ids": (
+        [[1, 2], list(range(64))],
+        [["1"], [True], 5, list(range(65)), [-1], [2**31]],
+    ),
     "bad_words": (
         [[[1]], [[1, 2], [3]], [[1] * 32], [[1]] * 64],
         [[[]], [[1] * 33], [[1]] * 65, [["no"]], [5], 5],
     ),
-    "allowed_token_ids": ([None, [3]], [[], ["3"], 5]),
+    "allowed_token_ids": ([None, [3]], [[], ["3"], 5, [2**70]]),
     "include_stop": ([True, False], [None, 1, "no"]),
     "ignore_eos": ([True, False], [None, 1, "no"]),
 }
@@ -97,21 +100,25 @@ def test_unknown_parameters_get_a_hint() -> None:
 
 
 def test_normal_forms() -> None:
-    params = SamplingParams(
-        stop="end", stop_token_ids=[1, 2], bad_words=[[3], (4, 5)], allowed_token_ids=[6]
-    )
+    loose: dict[str, Any] = {
+        "stop": "end",
+        "stop_token_ids": [1, 2],
+        "bad_words": [[3], (4, 5)],
+        "allowed_token_ids": [6],
+    }
+    params = SamplingParams(**loose)
     assert params.stop == ("end",)
     assert params.stop_token_ids == (1, 2)
     assert params.bad_words == ((3,), (4, 5))
     assert params.allowed_token_ids == (6,)
     assert params == SamplingParams(
-        stop=["end"], stop_token_ids=(1, 2), bad_words=((3,), (4, 5)), allowed_token_ids=(6,)
+        stop=("end",), stop_token_ids=(1, 2), bad_words=((3,), (4, 5)), allowed_token_ids=(6,)
     )
 
 
 def test_every_token_id_that_is_named() -> None:
     params = SamplingParams(
-        logit_bias={1: 0.0}, stop_token_ids=[2], bad_words=[[3, 4]], allowed_token_ids=[5]
+        logit_bias={1: 0.0}, stop_token_ids=(2,), bad_words=((3, 4),), allowed_token_ids=(5,)
     )
     assert sorted(params.token_ids()) == [1, 2, 3, 4, 5]
     assert SamplingParams().token_ids() == []
@@ -121,7 +128,7 @@ def test_a_request_over_the_wire() -> None:
     request = Request(
         request_id="r",
         prompt_ids=(1, 2, 3),
-        params=SamplingParams(seed=7, stop="x", logit_bias={5: 1.0}, n=2),
+        params=SamplingParams(seed=7, stop=("x",), logit_bias={5: 1.0}, n=2),
         tenant="t",
         priority=Priority.BATCH,
         deadline_s=3.0,

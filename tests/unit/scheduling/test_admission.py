@@ -31,7 +31,7 @@ BAD_REQUESTS: dict[str, tuple[Any, dict[str, Any], str, str]] = {
     "id_boolean": ([1, True], {}, "prompt_ids", "must be integers"),
     "adapter": ([1], {"adapter": "mine"}, "adapter", "unknown adapter 'mine'"),
     "stop_id": ([1], {"stop_token_ids": [VOCAB]}, "params", "token id 50"),
-    "bias_id": ([1], {"logit_bias": {-3: 1.0}}, "params", "token id -3"),
+    "bias_id": ([1], {"logit_bias": {60: 1.0}}, "params", "token id 60"),
     "allowed_id": ([1], {"allowed_token_ids": [0, 99]}, "params", "token id 99"),
     "bad_word": ([1], {"bad_words": [[0, 70]]}, "params", "token id 70"),
     "no_seed": ([1], {"seed": None}, "seed", "no seed"),

@@ -8,7 +8,8 @@ import pytest
 
 from octavo.scheduling.invariants import InvariantBroken
 from octavo.scheduling.kv import SequencePages
-from octavo.scheduling.pages import PagePool
+from octavo.scheduling.pages import NOBODY, PagePool
+from octavo.scheduling.prefix import PageNode
 from octavo.scheduling.roster import Roster
 from octavo.scheduling.sequence import Sequence, SequenceState
 from tests.scheduling_world import World
@@ -45,75 +46,83 @@ class Inside:
         )
 
 
-def move(sequence: Sequence, state: SequenceState) -> None:
-    sequence.state = state
+def change(thing: object, **values: object) -> None:
+    for name, value in values.items():
+        setattr(thing, name, value)
+
+
+def stranger(it: Inside) -> PageNode:
+    """The node of a content that nobody computed."""
+    node = it.world.kv._names.root(tenant="x", adapter="")
+    assert node is not None
+    return node
+
+
+def park_the_queued(it: Inside) -> None:
+    change(it.state(SequenceState.QUEUED), state=SequenceState.PARKED)
+    it.roster.requests["c"].parked.append(it.roster.queue.pop())
+
+
+def lose_the_last_page(it: Inside) -> None:
+    it.pages.tables[0].pop()
+    it.pages.capacity = 32
+
+
+def drop_too_much(it: Inside) -> None:
+    it.pages.tables[1][:2] = [NOBODY, NOBODY]
+    it.pages.dropped[1] = 2
 
 
 BUGS: dict[str, tuple[Bug, str]] = {
     "a sequence forgot that it runs": (
-        lambda it: move(it.running, SequenceState.SETTLING),
+        lambda it: change(it.running, state=SequenceState.SETTLING),
         "running list and states differ",
     ),
     "a queued sequence is nowhere": (lambda it: it.roster.queue.pop(), "queue and states differ"),
     "the queue miscounts": (
-        lambda it: setattr(it.roster.queue, "_num_waiting", 7),
+        lambda it: change(it.roster.queue, _num_waiting=7),
         "queue miscounted",
     ),
     "a parked sequence is nowhere": (
         lambda it: it.state(SequenceState.PARKED).live.parked.clear(),
         "parked lists and states differ",
     ),
-    "parked for nobody": (
-        lambda it: (
-            move(it.state(SequenceState.QUEUED), SequenceState.PARKED),
-            it.roster.requests["c"].parked.append(it.roster.queue.pop()),
-        ),
-        "parked for nobody",
-    ),
+    "parked for nobody": (park_the_queued, "parked for nobody"),
     "the order is lost": (lambda it: it.roster.running.reverse(), "out of order"),
     "a finished one stays": (
-        lambda it: move(it.running, SequenceState.FINISHED),
+        lambda it: change(it.running, state=SequenceState.FINISHED),
         "a finished sequence is still served",
     ),
-    "a slot is lost": (lambda it: setattr(it.running, "slot", 7), "a slot is lost"),
+    "a slot is lost": (lambda it: change(it.running, slot=7), "a slot is lost"),
     "a slot is used twice": (
         lambda it: it.roster.free_slots.append(it.running.slot),
         "a slot is lost, or used twice",
     ),
     "a waiting one holds a slot": (
-        lambda it: setattr(it.state(SequenceState.QUEUED), "slot", 1),
+        lambda it: change(it.state(SequenceState.QUEUED), slot=1),
         "an idle sequence holds",
     ),
     "waiting requests": (
-        lambda it: setattr(it.roster, "waiting_requests", 0),
+        lambda it: change(it.roster, waiting_requests=0),
         "waiting requests miscounted",
     ),
     "waiting tokens": (
-        lambda it: setattr(it.roster, "waiting_tokens", 21),
+        lambda it: change(it.roster, waiting_tokens=21),
         "waiting tokens miscounted",
     ),
-    "sequences": (lambda it: setattr(it.roster, "num_sequences", 3), "sequences miscounted"),
-    "open sequences": (lambda it: setattr(it.roster, "num_open", 3), "open sequences miscounted"),
+    "sequences": (lambda it: change(it.roster, num_sequences=3), "sequences miscounted"),
+    "open sequences": (lambda it: change(it.roster, num_open=3), "open sequences miscounted"),
     "a token too many": (
         lambda it: it.running.token_ids.extend([1] * 30),
         "a choice is over, but lives",
     ),
-    "pending": (lambda it: setattr(it.running, "pending", 2), "not those in flight"),
-    "computed": (lambda it: setattr(it.running, "computed", 99), "computed tokens out of bounds"),
-    "confirmed": (lambda it: setattr(it.running, "confirmed", -1), "computed tokens out of bounds"),
-    "capacity": (lambda it: setattr(it.pages, "capacity", 16), "capacity miscounted"),
-    "a page too few": (
-        lambda it: (it.pages.tables[0].pop(), setattr(it.pages, "capacity", 32)),
-        "computed tokens without pages",
-    ),
+    "pending": (lambda it: change(it.running, pending=2), "not those in flight"),
+    "computed": (lambda it: change(it.running, computed=99), "computed tokens out of bounds"),
+    "confirmed": (lambda it: change(it.running, confirmed=-1), "computed tokens out of bounds"),
+    "capacity": (lambda it: change(it.pages, capacity=16), "capacity miscounted"),
+    "a page too few": (lose_the_last_page, "computed tokens without pages"),
     "a hole": (lambda it: it.pages.tables[0].__setitem__(1, 0), "a page is missing"),
-    "dropped too much": (
-        lambda it: (
-            it.pages.tables[1].__setitem__(slice(0, 2), [0, 0]),
-            it.pages.dropped.__setitem__(1, 2),
-        ),
-        "dropped within the window",
-    ),
+    "dropped too much": (drop_too_much, "dropped within the window"),
     "dropped, but there": (
         lambda it: it.pages.dropped.__setitem__(1, 2),
         "a dropped page is still in a table",
@@ -129,7 +138,7 @@ BUGS: dict[str, tuple[Bug, str]] = {
     ),
     "lost": (lambda it: it.pool._free.pop(), "a page is lost"),
     "named and free": (
-        lambda it: it.index.insert(it.world.kv._names.root(tenant="x", adapter=""), 40),
+        lambda it: it.index.insert(stranger(it), 40),
         "a free page has a name",
     ),
     "cached without a name": (
@@ -137,9 +146,7 @@ BUGS: dict[str, tuple[Bug, str]] = {
         "a page without a name is cached",
     ),
     "two names": (
-        lambda it: it.index._pages.__setitem__(
-            it.world.kv._names.root(tenant="x", adapter=""), it.pages.tables[0][0]
-        ),
+        lambda it: it.index._pages.__setitem__(stranger(it), it.pages.tables[0][0]),
         "a page has two names",
     ),
     "index and inverse": (
@@ -148,7 +155,7 @@ BUGS: dict[str, tuple[Bug, str]] = {
     ),
     "misnamed": (lambda it: it.running.token_ids.__setitem__(3, 49), "a page is misnamed"),
     "named too early": (
-        lambda it: setattr(it.pages, "num_named", 0),
+        lambda it: change(it.pages, num_named=0),
         "a page is named before it is full",
     ),
 }

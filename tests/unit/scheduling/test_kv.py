@@ -155,7 +155,7 @@ def test_releasing_nothing_changes_nothing() -> None:
     kv = manager()
     pages = sequence(kv, 48)
     kv.release(pages)
-    assert kv.num_releases == 0
+    assert kv.num_changes == 0
     assert counts(kv) == [(19, 0, 0)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from octavo.core.request import Priority
 from octavo.core.step import StepPlan
 from tests.scheduling_world import World
@@ -166,7 +168,7 @@ class TestPages:
 class TestDisplacing:
     """Interactive requests make running batch requests give way, and nobody else."""
 
-    def world(self, **options: int) -> World:
+    def world(self, **options: Any) -> World:
         return World(policy="priority", prefix_cache=False, **options)
 
     def test_for_a_slot(self) -> None:
@@ -217,6 +219,30 @@ class TestDisplacing:
         assert step(world) == {"urgent": 5, "batch": 11}
         assert step(world) == {"urgent": 1, "batch": 15}
         assert (world.stats().displacements, world.stats().preemptions) == (0, 0)
+
+    def test_whoever_is_let_in_everybody_running_gets_a_token(self) -> None:
+        world = self.world(max_num_seqs=4, max_num_batched_tokens=4)
+        world.add("batch", 40, max_tokens=3, priority=Priority.BATCH)
+        assert step(world) == {"batch": 4}
+        world.add("first", 40, max_tokens=3, priority=Priority.INTERACTIVE)
+        assert step(world) == {"first": 3, "batch": 1}
+        for name in "xyz":
+            world.add(name, 40, max_tokens=3, priority=Priority.INTERACTIVE)
+        assert step(world) == {"first": 1, "x": 1, "y": 1, "z": 1}
+        world.drain()
+        world.check_answers()
+
+    def test_a_fork_that_is_ready_goes_before_whoever_came_later(self) -> None:
+        world = self.world(max_num_seqs=2, max_num_batched_tokens=16)
+        world.add("batch", 5, max_tokens=9, ignore_eos=True, priority=Priority.BATCH)
+        step(world)
+        world.add("r", 30, n=2, max_tokens=3, ignore_eos=True, priority=Priority.INTERACTIVE)
+        assert step(world) == {"r/0": 15, "batch": 1}
+        assert step(world) == {"r/0": 15, "batch": 1}
+        world.add("urgent", 5, max_tokens=3, priority=Priority.INTERACTIVE)
+        assert step(world) == {"r/0": 1, "r/1": 1}
+        world.drain()
+        world.check_answers()
 
     def test_several_at_once(self) -> None:
         world = self.world(max_num_seqs=3)

@@ -27,14 +27,12 @@ def test_one_request_from_beginning_to_end() -> None:
     assert plan.page_assignments == [(0, 0, 0, 1), (0, 0, 1, 2)]
     assert plan.ranges == [TokenRange(0, 0, 20, samples=False)]
 
-    plan = world.submit()
-    assert plan == StepPlan(1, ranges=[TokenRange(0, 20, 10, samples=True)])
+    assert world.submit() == StepPlan(1, ranges=[TokenRange(0, 20, 10, samples=True)])
     (token,) = world.collect()
     assert isinstance(token, Token)
     assert (token.request_id, token.choice, token.index) == ("r", 0, 0)
 
-    plan = world.submit()
-    assert plan == StepPlan(2, ranges=[TokenRange(0, 30, 1, samples=True)])
+    assert world.submit() == StepPlan(2, ranges=[TokenRange(0, 30, 1, samples=True)])
     token, finished = world.collect()
     assert isinstance(token, Token)
     assert isinstance(finished, Finished)
