@@ -223,7 +223,9 @@ def _require_all(name: str, items: Any, kind: type) -> None:
             )
         if isinstance(item, int) and not 0 <= item < NUM_TOKEN_IDS:
             raise InvalidRequest(
-                f"{name} takes token ids in [0, {NUM_TOKEN_IDS}), got {item}", param=name
+                f"{name}: {item} is outside of the vocabulary of any model,"
+                f" whose ids are in [0, {NUM_TOKEN_IDS})",
+                param=name,
             )
 
 
