@@ -95,7 +95,7 @@ def _run(words: list[str]) -> int:
     words, named = take_config_flag(words)
     file = find_settings_file(named, os.environ, Path.cwd())
     layers = Layers(os.environ, file, [command.name for command in COMMANDS])
-    app = build_app(layers)
+    app = build_app(layers, used=words[0] if words else "")
     if words and not words[0].startswith("-") and words[0] not in app:
         _refuse_unknown_command(words[0], list(app))
     try:
@@ -108,8 +108,14 @@ def _run(words: list[str]) -> int:
     return status if isinstance(status, int) else ExitCode.OK
 
 
-def build_app(layers: Layers | None = None) -> App:
-    """The tree of commands. Without layers, only flags count."""
+def build_app(layers: Layers | None = None, *, used: str = "") -> App:
+    """The tree of commands.
+
+    Args:
+        layers: where settings come from besides flags.
+        used: the command that is to be imported: its help is all of its docstring. The others
+            have a summary.
+    """
     from cyclopts import App
 
     app = App(
@@ -124,7 +130,8 @@ def build_app(layers: Layers | None = None) -> App:
     for order, command in enumerate(COMMANDS):
         if find_spec(command.module) is None:
             continue  # left out of this build
-        app.command(command.path, name=command.name, help=command.summary, sort_key=order)
+        summary = None if command.name == used else command.summary
+        app.command(command.path, name=command.name, help=summary, sort_key=order)
     return app
 
 
