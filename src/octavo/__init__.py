@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from octavo.core.errors import OctavoError
     from octavo.core.request import Priority, SamplingParams
     from octavo.runtime.async_client import Answer, AsyncClient
+    from octavo.runtime.beam_search import BeamOutput, BeamSequence
     from octavo.runtime.llm import LLM
     from octavo.runtime.outputs import ChoiceDelta, ChoiceOutput, RequestOutput
 
@@ -22,6 +23,8 @@ __all__ = [
     "ChoiceOutput",
     "ChoiceDelta",
     "Answer",
+    "BeamOutput",
+    "BeamSequence",
     "OctavoError",
 ]
 
@@ -29,6 +32,8 @@ _HOMES = {
     "LLM": "octavo.runtime.llm",
     "AsyncClient": "octavo.runtime.async_client",
     "Answer": "octavo.runtime.async_client",
+    "BeamOutput": "octavo.runtime.beam_search",
+    "BeamSequence": "octavo.runtime.beam_search",
     "SamplingParams": "octavo.core.request",
     "Priority": "octavo.core.request",
     "RequestOutput": "octavo.runtime.outputs",

@@ -22,6 +22,8 @@ from octavo.core.request import Priority, SamplingParams
 from octavo.engine.engine import EngineStats
 from octavo.engine.load import load_engine
 from octavo.models.folder import resolve
+from octavo.runtime.beam_search import BeamOutput, BeamRun, end_tokens
+from octavo.runtime.beams import BeamParams, EarlyStopping
 from octavo.runtime.client import InProcessClient
 from octavo.runtime.model_text import EncodedPrompt, Message, ModelText
 from octavo.runtime.outputs import ChoiceDelta, OutputAssembler, RequestOutput
@@ -68,6 +70,7 @@ class LLM:
         self._client = InProcessClient(loaded.engine)
         self._request_numbers = itertools.count()
         self._live: dict[str, _Live] = {}
+        self._beam_run: BeamRun | None = None
 
     def generate(
         self,
@@ -141,6 +144,67 @@ class LLM:
         self._live[assembler.request.request_id].streams = True
         return self._stream(assembler)
 
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        width: int,
+        max_tokens: int,
+        length_penalty: float = 1.0,
+        early_stopping: EarlyStopping = False,
+        num_return: int = 1,
+        end_token_ids: Sequence[int] | None = None,
+        priority: Priority = Priority.STANDARD,
+        tenant: str = "",
+    ) -> list[BeamOutput]:
+        """The likeliest sequences that follow each prompt, as far as a beam search finds them.
+
+        Args:
+            prompts: one prompt or a list of them.
+            end_token_ids: tokens that end a sequence; None: the model's own.
+            width, max_tokens, length_penalty, early_stopping, num_return: as in
+                ``octavo.runtime.beams.BeamParams``.
+
+        Raises:
+            InvalidRequest: a value is out of range, or a prompt cannot be served; its index is in
+                the message. A search that fails later is told by ``BeamOutput.error``.
+        """
+        params = BeamParams(
+            width=width,
+            max_tokens=max_tokens,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            num_return=num_return,
+            end_token_ids=end_tokens(
+                end_token_ids,
+                of_model=self.text.generation.end_token_ids,
+                vocab_size=self.spec.vocab_size,
+            ),
+        )
+        encoded = [self.text.encode(prompt) for prompt in _as_list(prompts)]
+        run = self._beam_run = BeamRun(
+            params,
+            submit=self._client.submit,
+            abort=self._client.abort,
+            new_request_id=self._new_request_id,
+            max_model_len=self.max_model_len,
+            priority=priority,
+            tenant=tenant,
+        )
+        try:
+            for index, prompt in enumerate(encoded):
+                run.start(prompt)
+                self._dispatch(self._client.poll())
+                if (refusal := run.refusal) is not None:
+                    refusal.message = f"prompt {index}: {refusal.message}"
+                    raise refusal
+            while not run.finished:
+                self._pump()
+        finally:
+            run.close()
+            self._beam_run = None
+        return run.outputs(self.text.tokenizer)
+
     def stats(self) -> EngineStats:
         """Counters of the engine: steps, hits, preemptions, seconds by part."""
         return self._client.stats()
@@ -200,7 +264,7 @@ class LLM:
         self, prompt: EncodedPrompt, params: SamplingParams, priority: Priority, tenant: str
     ) -> OutputAssembler:
         """Hand a request to the engine. Raises what the engine says of one that it refuses."""
-        request_id = f"request-{next(self._request_numbers)}"
+        request_id = self._new_request_id()
         assembler = self.text.assembler(
             prompt, params, request_id=request_id, priority=priority, tenant=tenant
         )
@@ -225,6 +289,9 @@ class LLM:
         finally:
             self._drop(assembler)
 
+    def _new_request_id(self) -> str:
+        return f"request-{next(self._request_numbers)}"
+
     def _pump(self) -> None:
         """Let the engine work until something is known, and hand it to whoever waits for it."""
         self._dispatch(self._client.events())
@@ -232,8 +299,10 @@ class LLM:
     def _dispatch(self, events: Sequence[Event]) -> None:
         for event in events:
             live = self._live.get(event.request_id)
-            if live is None:
-                continue  # of a request that was dropped
+            if live is None:  # of a beam search, or of a request that was dropped
+                if self._beam_run is not None:
+                    self._beam_run.apply(event)
+                continue
             delta = live.assembler.apply(event)
             if delta is not None and live.streams:
                 live.deltas.append(delta)
