@@ -9,12 +9,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from octavo.core.checks import is_integer, is_number, shown
 from octavo.core.errors import ConfigError, did_you_mean
 
 BackendName = Literal["reference"]
 WeightsName = Literal["f32", "dummy"]
 PolicyName = Literal["fcfs", "priority", "length"]
-BatchingName = Literal["continuous", "dynamic", "static"]
+BatchingName = Literal["dynamic", "static"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ class EngineConfig:
     """Off: a prompt is computed in one step or waits."""
     continuous_batching: bool = True
     """Off: a batch is formed, runs until its last sequence ends, and only then the next."""
-    batching: Literal["dynamic", "static"] = "dynamic"
+    batching: BatchingName = "dynamic"
     """How batches are formed when continuous batching is off."""
     max_batch_size: int = 8
     max_batch_tokens: int | None = None
@@ -68,45 +69,56 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             self._check_choice(field.name)
-        for name in ("max_num_seqs", "max_num_batched_tokens", "max_batch_size"):
-            self._check_at_least(name, 1)
-        for name in ("num_threads", "max_model_len", "num_pages", "max_batch_tokens"):
+            if isinstance(field.default, bool):
+                self._check_flag(field.name)
+        for name, most in _MOST.items():
             if getattr(self, name) is not None:
-                self._check_at_least(name, 1)
-        self._check_at_least("max_waiting_requests", 1)
-        self._check_at_least("max_waiting_tokens", 1)
-        if not (isinstance(self.max_wait_ms, int | float) and self.max_wait_ms >= 0):
-            raise ConfigError(f"max_wait_ms must be >= 0, got {self.max_wait_ms!r}")
-        if self.steps_in_flight not in (1, 2):
-            raise ConfigError(f"steps_in_flight must be 1 or 2, got {self.steps_in_flight!r}")
+                self._check_integer(name, most)
+        wait_ms = self.max_wait_ms
+        if not is_number(wait_ms) or not 0 <= wait_ms <= _MAX_WAIT_MS:
+            raise ConfigError(
+                f"max_wait_ms must be a number in [0, {_MAX_WAIT_MS}], got {shown(wait_ms)}"
+            )
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"max_num_batched_tokens={self.max_num_batched_tokens} is below"
                 f" max_num_seqs={self.max_num_seqs}, so that some sequence could starve",
                 hint="raise max_num_batched_tokens or lower max_num_seqs",
             )
-        if self.pad and self.continuous_batching:
-            raise ConfigError(
-                "pad=True measures the padding of closed batches",
-                hint="set continuous_batching=False too",
-            )
+        if self.continuous_batching:
+            self._refuse_batch_settings()
         if not self.kv_cache and self.steps_in_flight > 1:
             raise ConfigError("kv_cache=False needs steps_in_flight=1")
+
+    def _refuse_batch_settings(self) -> None:
+        """What forms closed batches would do nothing, and nobody sets it for that."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _OF_CLOSED_BATCHES and value != field.default:
+                raise ConfigError(
+                    f"{field.name}={value!r} is a setting of closed batches",
+                    hint="set continuous_batching=False too",
+                )
+
+    def _check_flag(self, name: str) -> None:
+        value: object = getattr(self, name)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name} must be True or False, got {shown(value)}")
+
+    def _check_integer(self, name: str, most: int) -> None:
+        value = getattr(self, name)
+        if not is_integer(value) or not 1 <= value <= most:
+            raise ConfigError(f"{name} must be an integer in [1, {most}], got {shown(value)}")
 
     def _check_choice(self, name: str) -> None:
         value = getattr(self, name)
         allowed: tuple[object, ...] = get_args(_CHOICES.get(name))
-        if allowed and value not in allowed:
+        if allowed and not (isinstance(value, str) and value in allowed):
             names = ", ".join(repr(choice) for choice in allowed)
             raise ConfigError(
-                f"{name} must be one of {names}, got {value!r}",
+                f"{name} must be one of {names}, got {shown(value)}",
                 hint=did_you_mean(str(value), [str(choice) for choice in allowed]),
             )
-
-    def _check_at_least(self, name: str, low: int) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise ConfigError(f"{name} must be an integer >= {low}, got {value!r}")
 
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> EngineConfig:
@@ -122,5 +134,20 @@ _CHOICES: dict[str, Any] = {
     "backend": BackendName,
     "weights": WeightsName,
     "policy": PolicyName,
-    "batching": Literal["dynamic", "static"],
+    "batching": BatchingName,
 }
+_MOST = {
+    "num_threads": 256,
+    "max_model_len": 2**24,
+    "max_num_seqs": 2**16,
+    "max_num_batched_tokens": 2**24,
+    "num_pages": 2**31 - 1,
+    "max_waiting_requests": 2**62,
+    "max_waiting_tokens": 2**62,
+    "max_batch_size": 2**16,
+    "max_batch_tokens": 2**31 - 1,
+    "steps_in_flight": 2,
+}
+"""The most that each integer may be; the least is 1."""
+_MAX_WAIT_MS = 3_600_000
+_OF_CLOSED_BATCHES = ("batching", "max_batch_size", "max_batch_tokens", "max_wait_ms", "pad")

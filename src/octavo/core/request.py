@@ -7,11 +7,11 @@ while it is served belong to ``scheduling``.
 from __future__ import annotations
 
 import enum
-import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from octavo.core import checks
 from octavo.core.errors import InvalidRequest, did_you_mean
 
 MAX_N = 8
@@ -23,8 +23,7 @@ MAX_BAD_WORDS = 64
 MAX_BAD_WORD_TOKENS = 32
 MAX_STOP_TOKEN_IDS = 64
 NUM_SEEDS = 2**63
-NUM_TOKEN_IDS = 2**31
-"""No vocabulary is larger; whether an id is in the model's own, the engine checks."""
+MAX_NAME_CHARACTERS = 256
 
 
 class Priority(enum.IntEnum):
@@ -35,7 +34,27 @@ class Priority(enum.IntEnum):
     BATCH = 2
 
 
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Keywords(msgspec.StructMeta):
+    """Makes a struct's constructor say which keyword is unknown, and which one was meant."""
+
+    if not TYPE_CHECKING:  # type checkers keep the constructor that they know
+
+        def __call__(cls, *arguments: Any, **fields: Any) -> Any:
+            if arguments:
+                raise InvalidRequest(f"{cls.__name__} takes keyword arguments only")
+            known = cls.__struct_fields__
+            for name in fields:
+                if name not in known:
+                    hint = did_you_mean(name, known)
+                    raise InvalidRequest(
+                        f"unknown sampling parameter {name!r}", param=name, hint=hint
+                    )
+            return super().__call__(**fields)
+
+
+class SamplingParams(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=_Keywords
+):
     """How the tokens that follow a prompt are chosen.
 
     Raises:
@@ -62,7 +81,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     typical_p: float = 1.0
     """Keep the tokens whose surprise is nearest the entropy, up to this probability; in (0, 1]."""
     repetition_penalty: float = 1.0
-    """Divides positive and multiplies negative logits of tokens in prompt or output; in (0, 10]."""
+    """Divides positive, multiplies negative logits of tokens in prompt or output; in [0.01, 10]."""
     presence_penalty: float = 0.0
     """Subtracted once from the logit of each token already in the output; in [-2, 2]."""
     frequency_penalty: float = 0.0
@@ -91,81 +110,59 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Only these tokens may be chosen; not empty."""
 
     def __post_init__(self) -> None:
-        self._normalise()
-        _check_range("max_tokens", self.max_tokens, 1, 2**31 - 1)
-        _check_range("min_tokens", self.min_tokens, 0, self.max_tokens, high_name="max_tokens")
-        _check_range("temperature", self.temperature, 0.0, 100.0)
-        _check_range("top_k", self.top_k, 0, 2**31 - 1)
-        _check_range("top_p", self.top_p, 0.0, 1.0, open_low=True)
-        _check_range("min_p", self.min_p, 0.0, 1.0)
-        _check_range("typical_p", self.typical_p, 0.0, 1.0, open_low=True)
-        _check_range("repetition_penalty", self.repetition_penalty, 0.0, 10.0, open_low=True)
-        _check_range("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _check_range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _check_range("n", self.n, 1, MAX_N)
-        if self.seed is not None:
-            _check_range("seed", self.seed, 0, NUM_SEEDS - 1)
-        if self.logprobs is not None:
-            _check_range("logprobs", self.logprobs, 0, MAX_LOGPROBS)
-        if self.prompt_logprobs is not None:
-            _check_range("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
-        _check_count("logit_bias", self.logit_bias, MAX_LOGIT_BIAS)
-        for token, bias in self.logit_bias.items():
-            _check_range(f"logit_bias[{token}]", bias, -100.0, 100.0, param="logit_bias")
-        _check_count("stop", self.stop, MAX_STOP)
-        for text in self.stop:
-            if not 1 <= len(text) <= MAX_STOP_CHARACTERS:
-                raise InvalidRequest(
-                    f"stop: each string must have 1 to {MAX_STOP_CHARACTERS} characters,"
-                    f" got {len(text)}",
-                    param="stop",
-                )
-        _check_count("stop_token_ids", self.stop_token_ids, MAX_STOP_TOKEN_IDS)
-        _check_count("bad_words", self.bad_words, MAX_BAD_WORDS)
-        for word in self.bad_words:
-            if not 1 <= len(word) <= MAX_BAD_WORD_TOKENS:
-                raise InvalidRequest(
-                    f"bad_words: each must have 1 to {MAX_BAD_WORD_TOKENS} tokens, got {len(word)}",
-                    param="bad_words",
-                )
-        if self.allowed_token_ids is not None and not self.allowed_token_ids:
-            raise InvalidRequest(
-                "allowed_token_ids must not be empty",
-                param="allowed_token_ids",
-                hint="leave it out to allow every token",
-            )
+        for name, value in self._checked().items():
+            msgspec.structs.force_setattr(self, name, value)
 
-        for name in ("include_stop", "ignore_eos"):
-            flag: object = getattr(self, name)
-            if not isinstance(flag, bool):
-                raise InvalidRequest(f"{name} must be true or false, got {flag!r}", param=name)
-
-    def _normalise(self) -> None:
-        """Lists become tuples, one stop string becomes a tuple of one; wrong types are errors."""
-        stop: object = self.stop  # typed callers pass a tuple, others a string or a list
-        _set_tuple(self, "stop", (stop,) if isinstance(stop, str) else stop, str)
-        _set_tuple(self, "stop_token_ids", self.stop_token_ids, int)
-        if self.allowed_token_ids is not None:
-            _set_tuple(self, "allowed_token_ids", self.allowed_token_ids, int)
-        for word in _require_sequence("bad_words", self.bad_words):
-            _require_all("bad_words", word, int)
-        words = tuple(tuple(word) for word in self.bad_words)
-        msgspec.structs.force_setattr(self, "bad_words", words)
-        if not isinstance(self.logit_bias, dict):
+    def _checked(self) -> dict[str, Any]:
+        """Every field in its plain form. None stands for the default where that is nothing."""
+        bias: Any = {} if self.logit_bias is None else self.logit_bias
+        if not isinstance(bias, dict):
             raise InvalidRequest("logit_bias must map token ids to numbers", param="logit_bias")
-        _require_all("logit_bias", list(self.logit_bias), int)
+        tokens = checks.token_ids("logit_bias", list(bias), MAX_LOGIT_BIAS)
+        stop: Any = _or_nothing(self.stop)
+        stops = checks.sequence("stop", (stop,) if isinstance(stop, str) else stop, MAX_STOP)
+        words = checks.sequence("bad_words", _or_nothing(self.bad_words), MAX_BAD_WORDS)
+        max_tokens = checks.integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        return {
+            "max_tokens": max_tokens,
+            "min_tokens": checks.integer(
+                "min_tokens", self.min_tokens, 0, max_tokens, high_name="max_tokens"
+            ),
+            "temperature": checks.number("temperature", self.temperature, 0.0, 100.0),
+            "top_k": checks.integer("top_k", self.top_k, 0, 2**31 - 1),
+            "top_p": checks.number("top_p", self.top_p, 0.0, 1.0, open_low=True),
+            "min_p": checks.number("min_p", self.min_p, 0.0, 1.0),
+            "typical_p": checks.number("typical_p", self.typical_p, 0.0, 1.0, open_low=True),
+            "repetition_penalty": checks.number(
+                "repetition_penalty", self.repetition_penalty, 0.01, 10.0
+            ),
+            "presence_penalty": checks.number("presence_penalty", self.presence_penalty, -2.0, 2.0),
+            "frequency_penalty": checks.number(
+                "frequency_penalty", self.frequency_penalty, -2.0, 2.0
+            ),
+            "logit_bias": {
+                token: checks.number(
+                    f"logit_bias[{token}]", added, -100.0, 100.0, param="logit_bias"
+                )
+                for token, added in zip(tokens, bias.values(), strict=True)
+            },
+            "seed": _optional("seed", self.seed, NUM_SEEDS - 1),
+            "n": checks.integer("n", self.n, 1, MAX_N),
+            "logprobs": _optional("logprobs", self.logprobs, MAX_LOGPROBS),
+            "prompt_logprobs": _optional("prompt_logprobs", self.prompt_logprobs, MAX_LOGPROBS),
+            "stop": tuple(checks.text("stop", one, 1, MAX_STOP_CHARACTERS) for one in stops),
+            "include_stop": checks.flag("include_stop", self.include_stop),
+            "stop_token_ids": checks.token_ids(
+                "stop_token_ids", _or_nothing(self.stop_token_ids), MAX_STOP_TOKEN_IDS
+            ),
+            "ignore_eos": checks.flag("ignore_eos", self.ignore_eos),
+            "bad_words": tuple(map(_bad_word, words)),
+            "allowed_token_ids": _allowed(self.allowed_token_ids),
+        }
 
     @classmethod
     def from_fields(cls, fields: dict[str, Any]) -> SamplingParams:
-        """Build from keyword fields; an unknown one is an error with a hint."""
-        known = cls.__struct_fields__
-        for name in fields:
-            if name not in known:
-                raise InvalidRequest(
-                    f"unknown sampling parameter {name!r}",
-                    param=name,
-                    hint=did_you_mean(name, known),
-                )
+        """The same as the constructor, for fields that nobody could check the types of."""
         return cls(**fields)
 
     def token_ids(self) -> list[int]:
@@ -203,62 +200,57 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Part of every page's name. Only ``none`` is accepted so far."""
     resume: tuple[ChoiceSoFar, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raises InvalidRequest. Token ids are checked where the vocabulary is known."""
+        name, tenant, deadline_s = self.request_id, self.tenant, self.deadline_s
+        checked: dict[str, Any] = {
+            "request_id": checks.text("request_id", name, 1, MAX_NAME_CHARACTERS),
+            "tenant": checks.text("tenant", tenant, 0, MAX_NAME_CHARACTERS),
+            "adapter": checks.text("adapter", self.adapter, 1, MAX_NAME_CHARACTERS),
+            "priority": Priority(
+                checks.integer("priority", self.priority, min(Priority), max(Priority))
+            ),
+        }
+        if deadline_s is not None:
+            checked["deadline_s"] = checks.number("deadline_s", deadline_s, -1e300, 1e300)
+        for field, value in checked.items():
+            msgspec.structs.force_setattr(self, field, value)
+
     @property
     def seed(self) -> int:
         assert self.params.seed is not None, "a seed is fixed when the request is taken"
         return self.params.seed
 
 
-def _require_sequence(name: str, items: Any) -> Any:
-    if not isinstance(items, list | tuple):
-        raise InvalidRequest(f"{name} must be a list, got {type(items).__name__}", param=name)
-    return items
+def _or_nothing(value: Any) -> Any:
+    return () if value is None else value
 
 
-def _require_all(name: str, items: Any, kind: type) -> None:
-    for item in _require_sequence(name, items):
-        if not isinstance(item, kind) or isinstance(item, bool):
-            raise InvalidRequest(
-                f"{name} takes values of type {kind.__name__}, got {item!r}", param=name
-            )
-        if isinstance(item, int) and not 0 <= item < NUM_TOKEN_IDS:
-            raise InvalidRequest(
-                f"{name}: {item} is outside of the vocabulary of any model,"
-                f" whose ids are in [0, {NUM_TOKEN_IDS})",
-                param=name,
-            )
+def _optional(name: str, value: Any, high: int) -> int | None:
+    return None if value is None else checks.integer(name, value, 0, high)
 
 
-def _set_tuple(params: SamplingParams, name: str, items: Any, kind: type) -> None:
-    _require_all(name, items, kind)
-    msgspec.structs.force_setattr(params, name, tuple(items))
+def _bad_word(word: Any) -> tuple[int, ...]:
+    if isinstance(word, str):
+        raise InvalidRequest(
+            f"bad_words takes lists of token ids, got the text {checks.shown(word)}",
+            param="bad_words",
+            hint="encode it with the model's tokeniser, with and without a space before it",
+        )
+    ids = checks.token_ids("bad_words", word, MAX_BAD_WORD_TOKENS)
+    if not ids:
+        raise InvalidRequest("bad_words: an entry has no tokens", param="bad_words")
+    return ids
 
 
-def _check_range(
-    name: str,
-    value: float,
-    low: float,
-    high: float,
-    *,
-    open_low: bool = False,
-    high_name: str | None = None,
-    param: str | None = None,
-) -> None:
-    """Raise InvalidRequest unless value is finite and in [low, high] (or (low, high])."""
-    integral = isinstance(low, int)
-    well_typed = isinstance(value, int if integral else int | float) and not isinstance(value, bool)
-    in_range = well_typed and math.isfinite(value) and low <= value <= high
-    if in_range and not (open_low and value == low):
-        return
-    bracket = "(" if open_low else "["
-    shown_high = f"{high_name}={high}" if high_name else f"{high}"
-    kind = "an integer" if integral else "a number"
-    raise InvalidRequest(
-        f"{name} must be {kind} in {bracket}{low}, {shown_high}], got {value!r}",
-        param=param or name,
-    )
-
-
-def _check_count(name: str, items: Any, most: int) -> None:
-    if len(items) > most:
-        raise InvalidRequest(f"{name} takes at most {most} entries, got {len(items)}", param=name)
+def _allowed(value: Any) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    ids = checks.token_ids("allowed_token_ids", value)
+    if not ids:
+        raise InvalidRequest(
+            "allowed_token_ids must not be empty",
+            param="allowed_token_ids",
+            hint="leave it out to allow every token",
+        )
+    return ids

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ RANGES: dict[str, tuple[list[Any], list[Any]]] = {
     "top_p": ([1, 0.01], [0, 0.0, 1.01, -1, math.nan]),
     "min_p": ([0, 0.0, 1], [-0.1, 1.1, math.nan]),
     "typical_p": ([1.0, 0.2], [0.0, 1.1]),
-    "repetition_penalty": ([0.1, 1, 10], [0.0, 10.1, -1, math.inf]),
+    "repetition_penalty": ([0.1, 1, 10], [0.0, 1e-46, 10.1, -1, math.inf]),
     "presence_penalty": ([-2, 2.0], [-2.1, 2.1]),
     "frequency_penalty": ([-2, 2.0], [-2.1, 2.1]),
     "n": ([1, 8], [0, 9, 1.0]),
@@ -81,9 +82,13 @@ def test_every_parameter_is_in_the_table() -> None:
         ({"min_tokens": 17}, "min_tokens must be an integer in [0, max_tokens=16], got 17"),
         ({"logit_bias": {7: 101}}, "logit_bias[7] must be a number in [-100.0, 100.0], got 101"),
         ({"stop": ["x"] * 17}, "stop takes at most 16 entries, got 17"),
-        ({"stop": [5]}, "stop takes values of type str, got 5"),
-        ({"stop_token_ids": 5}, "stop_token_ids must be a list, got int"),
+        ({"stop": [5]}, "stop must be a string, got 5"),
+        ({"stop_token_ids": 5}, "stop_token_ids must be a list, got 5"),
         ({"allowed_token_ids": []}, "allowed_token_ids must not be empty (leave it out"),
+        ({"bad_words": [" was"]}, "bad_words takes lists of token ids, got the text ' was'"),
+        ({"stop": ["\ud800"]}, "stop has half of a surrogate pair"),
+        ({"max_tokens": 10**400}, "max_tokens must be an integer in [1, 2147483647], got a huge"),
+        ({"temperature": -(10**400)}, "temperature must be a number in [0.0, 100.0], got a huge"),
     ],
 )
 def test_messages_give_the_range(fields: dict[str, Any], message: str) -> None:
@@ -93,10 +98,63 @@ def test_messages_give_the_range(fields: dict[str, Any], message: str) -> None:
 
 
 def test_unknown_parameters_get_a_hint() -> None:
-    with pytest.raises(InvalidRequest, match="unknown sampling parameter 'temprature'") as caught:
-        SamplingParams.from_fields({"temprature": 1.0})
-    assert caught.value.hint == "did you mean 'temperature'?"
-    assert SamplingParams.from_fields({"top_k": 3}).top_k == 3
+    wrong: dict[str, Any] = {"temprature": 1.0}
+    for make in (lambda: SamplingParams(**wrong), lambda: SamplingParams.from_fields(wrong)):
+        with pytest.raises(InvalidRequest, match="parameter 'temprature'") as caught:
+            make()
+        assert caught.value.hint == "did you mean 'temperature'?"
+    with pytest.raises(InvalidRequest, match="keyword arguments only"):
+        SamplingParams(5)  # type: ignore[misc]
+
+
+def test_what_travels_is_plain() -> None:
+    """NumPy's scalars and subclasses of int and str are taken, and cannot be told afterwards."""
+
+    class Text(str):
+        pass
+
+    loose: dict[str, Any] = {
+        "temperature": np.float32(0.5),
+        "max_tokens": np.int64(3),
+        "logit_bias": {np.int32(5): np.float64(1.5), Priority.BATCH: 1},
+        "stop": [Text("x")],
+        "stop_token_ids": np.array([1, 2]),
+        "seed": np.uint32(7),
+    }
+    params = SamplingParams(**loose)
+    wire = msgspec.msgpack.encode(params)
+    assert msgspec.msgpack.decode(wire, type=SamplingParams) == params
+    assert type(params.stop[0]) is str
+    assert [type(token) for token in params.logit_bias] == [int, int]
+
+
+def test_none_is_nothing() -> None:
+    nothing: dict[str, Any] = dict.fromkeys(("stop", "logit_bias", "bad_words", "stop_token_ids"))
+    assert SamplingParams(**nothing) == SamplingParams()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("request_id", ""),
+        ("request_id", 5),
+        ("request_id", "x" * 257),
+        ("tenant", 5),
+        ("tenant", "\ud800"),
+        ("tenant", "x" * 10**6),
+        ("priority", 9),
+        ("priority", "high"),
+        ("priority", None),
+        ("deadline_s", math.nan),
+        ("deadline_s", "soon"),
+        ("adapter", None),
+    ],
+)
+def test_a_request_that_nobody_could_serve_is_not_made(field: str, value: Any) -> None:
+    fields: dict[str, Any] = {"request_id": "r", "prompt_ids": (1,), "params": SamplingParams()}
+    with pytest.raises(InvalidRequest) as caught:
+        Request(**{**fields, field: value})
+    assert caught.value.param == field
 
 
 def test_normal_forms() -> None:
