@@ -1,9 +1,15 @@
-"""How many cores this process may use. Affinity, hyper-threads and container limits all count."""
+"""What this processor has, and how many of its cores this process may use.
+
+Affinity, hyper-threads and container limits all count.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path, PurePosixPath
+
+from octavo import _native
+from octavo.core.errors import ConfigError
 
 _ROOT = Path("/")
 
@@ -19,6 +25,28 @@ def available_cores(root: Path = _ROOT) -> int:
         root: where `proc` and `sys` are looked up; tests put a made-up tree there.
     """
     return max(1, min(_physical_cores(_allowed_cpus(), root), *_quotas(root)))
+
+
+def cpu_features() -> tuple[str, ...]:
+    """What the processor has and the operating system lets us use, by CPUID's names."""
+    return tuple(name for name, there in _native.cpu_features().items() if there)
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """Those that our kernels can use on this machine, slowest first."""
+    return tuple(_native.instruction_sets())
+
+
+def chosen_instruction_set() -> str:
+    """The one that kernels use: the best, unless OCTAVO_CPU_ISA names another.
+
+    Raises:
+        ConfigError: it names one that cannot be used.
+    """
+    try:
+        return _native.Kernels(_native.ThreadPool(1)).instruction_set
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _allowed_cpus() -> set[int]:

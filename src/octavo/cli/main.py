@@ -6,13 +6,15 @@ prints is its own business, the errors that it raises are printed here.
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from octavo import __version__
 
@@ -54,6 +56,9 @@ EPILOGUE = (
     "Flags may also be set by environment variables (OCTAVO_...) and by a TOML file: --config FILE,"
     " ./octavo.toml, or octavo/config.toml in the user's configuration folder."
 )
+_DASH = "\0-"
+"""Stands for a lone dash while cyclopts parses, which would take it for an option. No argument of
+a process can have a NUL in it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,11 +103,14 @@ def _run(words: list[str]) -> int:
     app = build_app(layers, used=words[0] if words else "")
     if words and not words[0].startswith("-") and words[0] not in app:
         _refuse_unknown_command(words[0], list(app))
+    words = [_DASH if word == "-" else word for word in words]
     try:
         command, bound, ignored = app.parse_args(words, print_error=False, exit_on_error=False)
     except CycloptsError as error:
         print_error(*_in_our_words(error))
         return ExitCode.USAGE
+    for name, value in bound.arguments.items():
+        bound.arguments[name] = _with_dashes(value)
     own = {"layers": layers} if "layers" in ignored else {}
     status = command(*bound.args, **bound.kwargs, **own)
     return status if isinstance(status, int) else ExitCode.OK
@@ -132,7 +140,15 @@ def build_app(layers: Layers | None = None, *, used: str = "") -> App:
             continue  # left out of this build
         summary = None if command.name == used else command.summary
         app.command(command.path, name=command.name, help=summary, sort_key=order)
+    if used in app and not used.startswith("-"):
+        app[used].help = _unwrapped(app[used].help)
     return app
+
+
+def _unwrapped(docstring: str) -> str:
+    """A docstring's text without its sections, a line for each paragraph."""
+    text = re.split(r"^\w+:$", inspect.cleandoc(docstring), maxsplit=1, flags=re.MULTILINE)[0]
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", text.strip())
 
 
 def _refuse_unknown_command(name: str, known: list[str]) -> NoReturn:
@@ -143,9 +159,16 @@ def _refuse_unknown_command(name: str, known: list[str]) -> NoReturn:
     raise ConfigError(f"unknown command {name!r}", hint=hint)
 
 
+def _with_dashes(value: Any) -> Any:
+    """A parsed argument with every lone dash as it was."""
+    if isinstance(value, tuple | list):
+        return type(value)(_with_dashes(item) for item in value)
+    return type(value)("-") if value in (_DASH, Path(_DASH)) else value
+
+
 def _in_our_words(error: CycloptsError) -> tuple[str, str | None]:
     """A sentence and a hint."""
-    sentence, _, rest = str(error).partition(" Did you mean ")
+    sentence, _, rest = str(error).replace(_DASH, "-").partition(" Did you mean ")
     sentence = sentence[0].lower() + sentence[1:].rstrip(".")
     meant = rest.partition("?")[0].strip('"')
     if meant:

@@ -6,10 +6,8 @@ import json
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from collections.abc import Sequence
+from typing import Any, TextIO
 
 _RED, _DIM, _RESET = "\x1b[31m", "\x1b[2m", "\x1b[0m"
 
@@ -37,11 +35,23 @@ def dim(text: str, stream: TextIO) -> str:
     return f"{_DIM}{text}{_RESET}" if has_colours(stream) else text
 
 
-def console() -> Console:
-    """A rich console on stdout."""
+def print_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Names and what they are: drawn on a terminal, plain lines elsewhere."""
+    width = max(len(name) for name, _ in rows)
+    if not sys.stdout.isatty():
+        for name, text in rows:
+            print(f"{name:{width}}  {text}")
+        return
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-    return Console(highlight=False)
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows:
+        table.add_row(name, Text(text))  # as it is: brackets in it are no markup
+    Console(highlight=False).print(table)
 
 
 def show_warnings() -> None:

@@ -84,7 +84,10 @@ def _talk(session: Session, lines: LineReader, runner: asyncio.Runner) -> None:
         except KeyboardInterrupt:
             session.greet("\nCtrl-D or /quit leaves")
             continue
-        if message is None or message.strip() == "/quit":
+        if message is None:
+            print()  # the shell's prompt begins on a line of its own
+            return
+        if message.strip() == "/quit":
             return
         try:
             _obey(session, message.strip(), runner)

@@ -23,6 +23,8 @@ ENGINE = settings_of(EngineConfig)
 SAMPLING = settings_of(SamplingParams)
 TABLES = {"engine": ENGINE, "sampling": SAMPLING}
 """Of a TOML file, besides one a command."""
+COMPLETION_MAX_TOKENS = 256
+"""Of a completion on the command line, unless the user wants another number."""
 
 
 class Flags:
@@ -93,11 +95,17 @@ def _annotation(setting: Setting, default: str | None) -> Any:
 
 if TYPE_CHECKING:
     EngineFlags = Flags
-    SamplingFlags = Flags
+    CompletionFlags = Flags
     ChatFlags = Flags
 else:
     EngineFlags = _flags_of("EngineFlags", ENGINE, "Engine", 10)
-    SamplingFlags = _flags_of("SamplingFlags", SAMPLING, "Sampling", 20)
+    CompletionFlags = _flags_of(
+        "CompletionFlags",
+        SAMPLING,
+        "Sampling",
+        20,
+        defaults={"max_tokens": str(COMPLETION_MAX_TOKENS)},
+    )
     ChatFlags = _flags_of(
         "ChatFlags",
         SAMPLING,

@@ -1,0 +1,211 @@
+"""``octavo generate``: complete prompts, once, as text or as JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from octavo.cli.exit_codes import ExitCode, exit_code_of
+from octavo.cli.loading import require_model, sampling_params
+from octavo.cli.output import print_error, print_json, show_warnings
+from octavo.cli.settings import COMPLETION_MAX_TOKENS, CompletionFlags, EngineFlags, given
+from octavo.cli.terminal import Screen
+from octavo.core.errors import ConfigError, InvalidRequest
+from octavo.core.request import SamplingParams
+from octavo.core.step import TokenLogprobs
+from octavo.runtime.llm import LLM
+from octavo.runtime.outputs import ChoiceOutput, RequestOutput
+from octavo.text.tokenizer import Tokenizer
+
+STDIN = "-"
+
+
+def generate(
+    model: str | None = None,
+    /,
+    *prompts: str,
+    file: Annotated[list[Path] | None, Parameter(negative="")] = None,
+    chat: Annotated[bool, Parameter(negative="")] = False,
+    system: str | None = None,
+    stream: bool | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    tokenizer: str | None = None,
+    sampling: CompletionFlags | None = None,
+    engine: EngineFlags | None = None,
+) -> int:
+    """Complete prompts, once.
+
+    The answer goes to stdout. Several answers, be it to several prompts or with --n, have a line
+    before each; with --json there is one object a line for each prompt.
+
+    Args:
+        model: a model folder, or a model on the hub as owner/name or owner/name@revision.
+        prompts: what to complete; - reads a prompt from the standard input.
+        file: a file that holds a prompt; may be given several times.
+        chat: each prompt is a user's message, to be answered through the chat template.
+        system: with --chat, the system message.
+        stream: show the answer while it comes; by default for one answer on a terminal.
+        json: machine-readable output, with token ids, logprobs and usage.
+        tokenizer: a folder to take the tokeniser from, instead of the model's own.
+    """
+    model = require_model(model)
+    texts = _read_prompts(prompts, file or [])
+    if system is not None and not chat:
+        raise ConfigError("--system needs --chat")
+    values = given(sampling)
+    is_single = len(texts) == 1 and values.get("n", 1) == 1
+    is_streamed = _decide_stream(stream, is_single, json, "logprobs" in values)
+    show_warnings()
+    with LLM(model, tokenizer=tokenizer, **given(engine)) as llm:
+        params = sampling_params(llm.text.generation, values, max_tokens=COMPLETION_MAX_TOKENS)
+        if is_streamed:
+            _stream(llm, _messages(texts[0], system) if chat else texts[0], params)
+            return ExitCode.OK
+        if chat:
+            outputs = llm.chat([_messages(text, system) for text in texts], params)
+        else:
+            outputs = llm.generate(texts, params)
+        return _print_all(llm.text.tokenizer, texts, outputs, as_json=json)
+
+
+def _read_prompts(prompts: Sequence[str], files: Sequence[Path]) -> list[str]:
+    """All prompts, those on the command line first.
+
+    Raises:
+        ConfigError: there is none, or one cannot be read.
+    """
+    if prompts.count(STDIN) > 1:
+        raise ConfigError("the standard input can be read only once")
+    texts = [_read_stdin() if prompt == STDIN else prompt for prompt in prompts]
+    for path in files:
+        try:
+            texts.append(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from error
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not texts:
+        raise ConfigError(
+            "no prompt is given", hint="octavo generate MODEL 'Once upon a time', --file FILE, or -"
+        )
+    return texts
+
+
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the input is not UTF-8 at byte {error.start}") from error
+
+
+def _decide_stream(wanted: bool | None, is_single: bool, json: bool, scores: bool) -> bool:
+    if wanted is None:
+        return is_single and not json and not scores and sys.stdout.isatty()
+    if wanted and json:
+        raise ConfigError("--stream and --json exclude each other")
+    if wanted and scores:
+        raise ConfigError("--stream and --logprobs exclude each other")
+    if wanted and not is_single:
+        raise InvalidRequest("--stream shows one answer", hint="give one prompt and leave --n out")
+    return wanted
+
+
+def _messages(text: str, system: str | None) -> list[dict[str, str]]:
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": text}]
+
+
+def _stream(llm: LLM, prompt: str | list[dict[str, str]], params: SamplingParams) -> None:
+    screen = Screen()
+    for delta in llm.stream(prompt, params):
+        screen.write(delta.text)
+    screen.end_line()
+
+
+def _print_all(
+    tokenizer: Tokenizer | None,
+    texts: Sequence[str],
+    outputs: Sequence[RequestOutput],
+    *,
+    as_json: bool,
+) -> ExitCode:
+    """Every answer; the exit status says whether a request failed."""
+    status = ExitCode.OK
+    screen = Screen()
+    for number, (text, output) in enumerate(zip(texts, outputs, strict=True), 1):
+        if as_json:
+            print_json(_as_json(tokenizer, text, output))
+        if output.error is not None:
+            print_error(f"prompt {number}: {output.error.message}", output.error.hint)
+            status = exit_code_of(output.error)
+            continue
+        for choice in () if as_json else output.choices:
+            if len(outputs) > 1 or len(output.choices) > 1:
+                screen.say(f"==> prompt {number}, answer {choice.index + 1} <==")
+            screen.write(choice.text)
+            screen.end_line()
+            for line in _score_lines(tokenizer, choice):
+                screen.say(line)
+    return status
+
+
+def _score_lines(tokenizer: Tokenizer | None, choice: ChoiceOutput) -> list[str]:
+    """A line for each token: its logprob, itself, and what else was likely."""
+    lines = []
+    for token_id, scores in zip(choice.token_ids, choice.logprobs or (), strict=False):
+        token = _scored(tokenizer, token_id, scores)
+        others = "  ".join(f"{top['token']!r} {top['logprob']:.3f}" for top in token["top"])
+        lines.append(f"{token['logprob']:9.4f}  {token['token']!r:14} {others}".rstrip())
+    return lines
+
+
+def _as_json(tokenizer: Tokenizer | None, text: str, output: RequestOutput) -> dict[str, Any]:
+    usage, error = output.usage, output.error
+    scores = output.prompt_logprobs
+    prompt_scores = None
+    if scores is not None:
+        prompt_scores = [
+            None if one is None else _scored(tokenizer, token, one)
+            for token, one in zip(output.prompt_token_ids, scores, strict=False)
+        ]
+    return {
+        "prompt": text,
+        "choices": [
+            {
+                "index": choice.index,
+                "text": choice.text,
+                "token_ids": list(choice.token_ids),
+                "logprobs": None
+                if choice.logprobs is None
+                else [
+                    _scored(tokenizer, token, one)
+                    for token, one in zip(choice.token_ids, choice.logprobs, strict=True)
+                ],
+                "finish_reason": choice.finish_reason,
+                "stop_reason": choice.stop_reason,
+            }
+            for choice in output.choices
+        ],
+        "prompt_logprobs": prompt_scores,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "completion_tokens": usage.completion_tokens,
+        },
+        "error": None
+        if error is None
+        else {"code": error.code, "message": error.message, "hint": error.hint},
+    }
+
+
+def _scored(tokenizer: Tokenizer | None, token_id: int, scores: TokenLogprobs) -> dict[str, Any]:
+    def named(token: int, logprob: float) -> dict[str, Any]:
+        text = None if tokenizer is None else tokenizer.decode([token])
+        return {"token_id": token, "token": text, "logprob": logprob}
+
+    top = zip(scores.top_ids, scores.top_logprobs, strict=True)
+    return named(token_id, scores.logprob) | {"top": [named(*one) for one in top]}

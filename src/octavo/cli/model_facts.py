@@ -1,0 +1,81 @@
+"""What a model is, from its config.json and the headers of its files; no number is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from octavo.core.kv_layout import PAGE_SIZE, KVGroup
+from octavo.engine.load import BYTES_PER_VALUE
+from octavo.execution.memory import page_bytes
+from octavo.models.generation import GenerationConfig
+from octavo.models.registry import build
+from octavo.models.spec import ModelSpec
+from octavo.runtime.model_text import ModelText
+from octavo.weights.shards import INDEX_FILE, SINGLE_FILE, open_folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """A model in numbers."""
+
+    folder: Path
+    spec: ModelSpec
+    generation: GenerationConfig
+    context: int
+    """Tokens of the longest sequence."""
+    parameters: int
+    kv_groups: tuple[KVGroup, ...]
+    stored_bytes: dict[str, int]
+    """Of the checkpoint's tensors, by format; empty where there are no weights."""
+    has_tokenizer: bool
+    has_chat_template: bool
+
+    @classmethod
+    def read(cls, folder: Path, max_model_len: int | None = None) -> ModelFacts:
+        """Look at a model folder.
+
+        Raises:
+            ModelError: a file is missing or damaged.
+            ConfigError: the model cannot do so long sequences.
+        """
+        spec = ModelSpec.read(folder)
+        context = spec.resolve_max_model_len(max_model_len)
+        program = build(spec, context)
+        text = ModelText(folder)
+        return cls(
+            folder=folder,
+            spec=spec,
+            generation=text.generation,
+            context=context,
+            parameters=sum(prod(weight.shape) for weight in program.weights()),
+            kv_groups=program.kv_groups(),
+            stored_bytes=_stored_bytes(folder),
+            has_tokenizer=text.tokenizer is not None,
+            has_chat_template=text.tokenizer is not None and bool(text.template.names),
+        )
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of the weights as they are computed with."""
+        return self.parameters * BYTES_PER_VALUE
+
+    @property
+    def kv_bytes_a_page(self) -> int:
+        """Of sixteen tokens, in all layers."""
+        return sum(page_bytes(group, BYTES_PER_VALUE) for group in self.kv_groups)
+
+    @property
+    def kv_bytes_a_token(self) -> int:
+        return self.kv_bytes_a_page // PAGE_SIZE
+
+
+def _stored_bytes(folder: Path) -> dict[str, int]:
+    if not any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
+        return {}
+    formats: Counter[str] = Counter()
+    for stored in open_folder(folder).values():
+        formats[stored.info.dtype] += stored.info.num_bytes
+    return dict(formats)
