@@ -128,6 +128,11 @@ class Layers:
         if file is not None:
             _check_names(file, command_names)
 
+    @property
+    def file_path(self) -> Path | None:
+        """Of the TOML file that counts."""
+        return None if self.file is None else self.file.path
+
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         """Raises ConfigError: the file has a key that this command does not know."""
         del app

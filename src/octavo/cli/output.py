@@ -6,8 +6,12 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
 
 _RED, _DIM, _RESET = "\x1b[31m", "\x1b[2m", "\x1b[0m"
 
@@ -35,6 +39,13 @@ def dim(text: str, stream: TextIO) -> str:
     return f"{_DIM}{text}{_RESET}" if has_colours(stream) else text
 
 
+def console() -> Console:
+    """A rich console on stdout."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
 def print_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     """Names and what they are: drawn on a terminal, plain lines elsewhere."""
     width = max(len(name) for name, _ in rows)
@@ -42,7 +53,6 @@ def print_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
         for name, text in rows:
             print(f"{name:{width}}  {text}")
         return
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -51,7 +61,7 @@ def print_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for name, text in rows:
         table.add_row(name, Text(text))  # as it is: brackets in it are no markup
-    Console(highlight=False).print(table)
+    console().print(table)
 
 
 def show_warnings() -> None:

@@ -1,0 +1,194 @@
+"""What ``octavo doctor`` looks at: each check judges one thing and says what to do about it.
+
+Checks take facts and give verdicts; finding the facts is ``machine``'s and ``doctor``'s.
+"""
+
+from __future__ import annotations
+
+import enum
+import socket
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from octavo.cli.layers import CONFIG_VARIABLE, PREFIX
+from octavo.cli.machine import Machine
+from octavo.cli.output import bytes_text
+from octavo.cli.settings import TABLES
+from octavo.core.errors import did_you_mean
+
+ENOUGH_BYTES = 2 * 2**30
+LITTLE_BYTES = 512 * 2**20
+ENOUGH_DISK_BYTES = 10 * 2**30
+LITTLE_DISK_BYTES = 2**30
+ENOUGH_FILES = 1024
+OTHER_VARIABLES = (CONFIG_VARIABLE, "OCTAVO_CPU_ISA")
+FAST_FEATURES = {"avx512": ("avx512f", "avx512bw", "avx512vl"), "avx2": ("avx2", "fma")}
+"""Instruction sets, the best first, and what a processor must have for them."""
+
+
+class Verdict(enum.StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    verdict: Verdict
+    finding: str
+    advice: str = ""
+
+
+def check_python(version: tuple[int, int]) -> Check:
+    finding = ".".join(map(str, version))
+    if version < (3, 11):
+        return Check("python", Verdict.PROBLEM, finding, "install Python 3.11 or newer")
+    return Check("python", Verdict.OK, finding)
+
+
+def check_libraries(libraries: Mapping[str, str]) -> Check:
+    missing = [name for name, version in libraries.items() if version == "missing"]
+    if missing:
+        return Check(
+            "libraries",
+            Verdict.PROBLEM,
+            f"missing: {', '.join(missing)}",
+            "install octavo again: pip install --force-reinstall octavo",
+        )
+    return Check("libraries", Verdict.OK, f"all {len(libraries)} are there")
+
+
+def check_kernels(machine: Machine) -> Check:
+    """Whether the native extension uses the best that the processor has."""
+    used = machine.instruction_set
+    best_here = next(
+        (name for name, needed in FAST_FEATURES.items() if set(needed) <= set(machine.features)),
+        "scalar",
+    )
+    if best_here not in machine.instruction_sets:
+        return Check(
+            "kernels",
+            Verdict.WARNING,
+            f"built without {best_here}, which this processor has; {used} is used",
+            "build with a newer compiler: make build",
+        )
+    if used != best_here:
+        return Check(
+            "kernels",
+            Verdict.WARNING,
+            f"{used} is used; this processor has {best_here}",
+            "unset OCTAVO_CPU_ISA",
+        )
+    if used == "scalar":
+        return Check(
+            "kernels", Verdict.WARNING, "this processor has no AVX2: answers are right, but slow"
+        )
+    return Check("kernels", Verdict.OK, f"{used} is used, the best of this processor")
+
+
+def check_threads(machine: Machine, num_threads: int | None) -> Check:
+    cores = machine.usable_cores
+    if num_threads is not None and num_threads > cores:
+        return Check(
+            "threads",
+            Verdict.WARNING,
+            f"{num_threads} threads are set for {cores} usable cores",
+            f"set num_threads to {cores}, or leave it out",
+        )
+    return Check("threads", Verdict.OK, f"{num_threads or cores} threads for {cores} usable cores")
+
+
+def check_huge_pages(mode: str | None) -> Check:
+    path = "/sys/kernel/mm/transparent_hugepage/enabled"
+    if mode is None:
+        return Check("huge pages", Verdict.OK, "not a matter of this system")
+    if mode == "never":
+        return Check(
+            "huge pages",
+            Verdict.WARNING,
+            "transparent huge pages are off, which costs speed with large weights",
+            f"echo madvise | sudo tee {path}",
+        )
+    return Check("huge pages", Verdict.OK, mode)
+
+
+def check_memory(machine: Machine) -> Check:
+    limit = machine.cgroup_limit_bytes
+    finding = f"{bytes_text(machine.available_bytes)} available" + (
+        "" if limit is None else f", limited to {bytes_text(limit)} by the cgroup"
+    )
+    advice = "stop other programs, or raise the container's limit; octavo plan says what fits"
+    if machine.available_bytes < LITTLE_BYTES:
+        return Check("memory", Verdict.PROBLEM, finding, advice)
+    if machine.available_bytes < ENOUGH_BYTES:
+        return Check("memory", Verdict.WARNING, finding, advice)
+    return Check("memory", Verdict.OK, finding)
+
+
+def check_disk(name: str, folder: str, free_bytes: int | None, writable: bool) -> Check:
+    """Space where models are downloaded to."""
+    if free_bytes is None or not writable:
+        return Check(
+            name, Verdict.PROBLEM, f"{folder} cannot be written", "set HF_HOME to another folder"
+        )
+    finding = f"{bytes_text(free_bytes)} free in {folder}"
+    if free_bytes < LITTLE_DISK_BYTES:
+        return Check(name, Verdict.PROBLEM, finding, "make room, or set HF_HOME to another disk")
+    if free_bytes < ENOUGH_DISK_BYTES:
+        return Check(name, Verdict.WARNING, finding, "larger models will not fit there")
+    return Check(name, Verdict.OK, finding)
+
+
+def check_port(port: int) -> Check:
+    """Whether a server could listen on loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return Check(
+                "port",
+                Verdict.WARNING,
+                f"{port} on 127.0.0.1 cannot be taken: {error.strerror}",
+                "octavo serve --port NUMBER takes another one",
+            )
+    return Check("port", Verdict.OK, f"{port} on 127.0.0.1 is free")
+
+
+def check_open_files(limit: int) -> Check:
+    if limit < ENOUGH_FILES:
+        return Check(
+            "open files",
+            Verdict.WARNING,
+            f"at most {limit} a process",
+            f"ulimit -n {ENOUGH_FILES} before octavo serve, for many connections",
+        )
+    return Check("open files", Verdict.OK, f"at most {limit} a process")
+
+
+def check_variables(environment: Mapping[str, str], command_names: Collection[str]) -> Check:
+    """Variables that look like ours, and are not."""
+    known = [*OTHER_VARIABLES]
+    known += [PREFIX + one.name.upper() for settings in TABLES.values() for one in settings]
+    of_commands = tuple(f"{PREFIX}{name.upper()}_" for name in command_names)
+    strange = sorted(
+        name
+        for name in environment
+        if name.startswith(PREFIX) and name not in known and not name.startswith(of_commands)
+    )
+    if not strange:
+        return Check("variables", Verdict.OK, "no unknown OCTAVO_ variables")
+    return Check(
+        "variables",
+        Verdict.WARNING,
+        f"unknown, and not heeded: {', '.join(strange)}",
+        did_you_mean(strange[0], known) or "octavo info --settings lists the settings",
+    )
+
+
+def python_version() -> tuple[int, int]:
+    return sys.version_info[:2]
