@@ -29,15 +29,26 @@ class LoadedModel:
     text: ModelText
 
 
-def load_model(name: str | None, tokenizer: str | None, engine: Flags | None) -> LoadedModel:
+def load_model(
+    name: str | None,
+    tokenizer: str | None,
+    engine: Flags | None,
+    defaults: Mapping[str, Any] | None = None,
+) -> LoadedModel:
     """Find a model and load it.
+
+    Args:
+        name: a folder or a hub id.
+        tokenizer: a folder to take the tokeniser from; None: the model's own.
+        engine: what the user set of ``EngineConfig``.
+        defaults: of the command, for what the user left open; the rest is ``EngineConfig``'s.
 
     Raises:
         ConfigError: no model was named, or a setting is wrong.
         ModelError: the model cannot be used.
     """
     name = require_model(name)
-    config = EngineConfig.from_options(given(engine))
+    config = EngineConfig.from_options({**(defaults or {}), **given(engine)})
     folder = resolve(name, weights=config.weights != "dummy")
     text = ModelText(folder, None if tokenizer is None else Path(tokenizer))
     return LoadedModel(name, load_engine(folder, config), text)

@@ -27,6 +27,7 @@ class EngineConfig:
     """
 
     backend: BackendName = "reference"
+    """What computes."""
     weights: WeightsName = "f32"
     """``dummy`` fills f32 weights with random numbers; only a config.json is needed."""
     num_threads: int | None = None
@@ -44,12 +45,14 @@ class EngineConfig:
     policy: PolicyName = "fcfs"
     """Who goes next: first come; by priority; or short prompts first."""
     max_waiting_requests: int = 1_000_000
+    """A request that finds more of them waiting is refused."""
     max_waiting_tokens: int = 1_000_000_000
-    """A request that would push the queue past either is refused."""
+    """A request whose prompt would push the waiting prompts past so many tokens is refused."""
 
     kv_cache: bool = True
     """Off: every step computes all tokens of a sequence again."""
     prefix_cache: bool = True
+    """Off: the beginning that two prompts have in common is computed for each."""
     chunked_prefill: bool = True
     """Off: a prompt is computed in one step or waits."""
     continuous_batching: bool = True
@@ -57,6 +60,7 @@ class EngineConfig:
     batching: BatchingName = "dynamic"
     """How batches are formed when continuous batching is off."""
     max_batch_size: int = 8
+    """Sequences of a batch at the most, when continuous batching is off."""
     max_batch_tokens: int | None = None
     """A static batch also ends before its prompts exceed this many tokens."""
     max_wait_ms: float = 10.0
