@@ -1,0 +1,1 @@
+"""The HTTP server: the OpenAI API, health and metrics, on top of asynchronous clients."""
