@@ -43,7 +43,7 @@ wheel: build $(VENV)/wheel-tools.stamp
 	rm -rf $(DIST)/unrepaired $(DIST)/octavo-*.whl
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 	  --config-settings='build-dir=build/wheel/{wheel_tag}' --wheel-dir $(DIST)/unrepaired .
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --strip --wheel-dir $(DIST) $(DIST)/unrepaired/*.whl
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --strip --wheel-dir $(DIST) $(DIST)/unrepaired/*.whl
 	rm -r $(DIST)/unrepaired
 
 # auditwheel finds the oldest system that the compiled library runs on, and says so in the name.
