@@ -203,7 +203,7 @@ class World:
         self.look()
         return events
 
-    def drain(self, *, in_flight: int = 1, max_steps: int = 3000) -> list[StepPlan]:
+    def drain(self, *, in_flight: int = 1, max_steps: int = 20_000) -> list[StepPlan]:
         """Steps until there is no work; time passes when there is nothing else to do."""
         plans: list[StepPlan] = []
         for _ in range(max_steps):

@@ -205,5 +205,5 @@ _RESUMED_FIELDS = ("max_tokens", "min_tokens", "n", "seed", "ignore_eos", "promp
 @pytest.mark.slow
 def test_whatever_happens_answers_are_right() -> None:
     run_state_machine_as_test(
-        SchedulingMachine, settings=settings(max_examples=150, stateful_step_count=30)
+        SchedulingMachine, settings=settings(max_examples=120, stateful_step_count=20)
     )

@@ -1,7 +1,8 @@
 """What the next step computes: how its tokens, slots and pages are shared out.
 
 **One order.** Sequences have ranks, no two of them equal (``policy``). Each plan goes through the
-running sequences from the best rank down, and then lets waiting ones in, best rank first.
+running sequences from the best rank down, and then lets waiting ones in, best rank first. A
+waiting one that ranks above a running one is let in before that one takes its share.
 
 **Tokens.** A sequence takes what it is due, up to what is left of the step's tokens, but one token
 is kept back for each running sequence behind it. So a decode, which is due one token, is in every
@@ -86,7 +87,7 @@ class Planner:
     def _plan_running(self, flight: Flight, now_s: float) -> int:
         """Give each running sequence its share of the step; how many tokens are left.
 
-        A queued sequence that may displace others is let in where its rank stands, so that
+        A queued sequence that ranks above some of them is let in where its rank stands, so that
         whoever makes way for it is not in the plan yet.
         """
         running = self._roster.running
@@ -94,12 +95,13 @@ class Planner:
             if sequence.live.parked and sequence.computed >= sequence.num_prompt - 1:
                 self._roster.unpark(sequence.live)
         tokens = self._step_tokens
-        newcomer = self._displacer()
+        newcomer = self._newcomer()
         index = 0
         while index < len(running):
             sequence = running[index]
             if newcomer is not None and newcomer.rank < sequence.rank:
-                newcomer = self._displacer() if self._displace(newcomer, flight) else None
+                let_in = self._let_in_before(newcomer, flight, tokens)
+                newcomer = self._newcomer() if let_in else None
                 continue
             index += 1
             kept_back = len(running) - index
@@ -185,15 +187,19 @@ class Planner:
             head_start = self._room_for(sequence)
             if head_start is None:
                 return
-            due = sequence.length - head_start.num_tokens
-            if not self._chunked and tokens < due <= self._step_tokens:
+            if self._must_wait_for_tokens(sequence, head_start, tokens):
                 return
             self._start(sequence, head_start, flight)
-            count = min(due, tokens)
+            count = min(sequence.length - sequence.computed, tokens)
             if sequence.computed + count > sequence.pages.capacity:
                 count = self._grow(sequence, count, flight)
             self._compute(sequence, count, flight, now_s)
             tokens -= count
+
+    def _must_wait_for_tokens(self, sequence: Sequence, head_start: HeadStart, tokens: int) -> bool:
+        """Whether it must be computed in one step, but another one than this."""
+        due = sequence.length - head_start.num_tokens
+        return not self._chunked and tokens < due <= self._step_tokens
 
     def _head(self) -> Sequence | None:
         """The best-ranked sequence in the queue that need not wait for a sibling."""
@@ -280,43 +286,46 @@ class Planner:
             counters.hit_tokens += head_start.num_tokens
         counters.max_running = max(counters.max_running, len(self._roster.running))
 
-    # Displacing
+    # Letting in before others
 
-    def _displacer(self) -> Sequence | None:
-        """The head of the queue, if the worst-ranked running sequence must make way for it."""
+    def _newcomer(self) -> Sequence | None:
+        """The head of the queue, if it ranks above somebody running and may find room."""
         running = self._roster.running
         if not running or not self._roster.queue:
             return None
         sequence = self._head()
-        if sequence is None or not self._may_displace(sequence, running[-1]):
+        if sequence is None or sequence.rank > running[-1].rank:
             return None
-        return sequence
+        if self._did_not_fit == (sequence, self._kv.num_changes):
+            return None
+        if self._roster.free_slots or self._may_displace(sequence, running[-1]):
+            return sequence
+        return None
 
     def _may_displace(self, waiting: Sequence, running: Sequence) -> bool:
         return waiting.rank < running.rank and self._policy.may_displace(
             waiting.request, running.request
         )
 
-    def _displace(self, sequence: Sequence, flight: Flight) -> bool:
-        """Start the head of the queue, preempting the worst-ranked as far as needed. Nobody is
-        preempted if the pages of all who may be would not be enough."""
+    def _let_in_before(self, sequence: Sequence, flight: Flight, tokens: int) -> bool:
+        """Start the head of the queue. If the policy says that others must make way for it, the
+        worst-ranked of them are preempted as far as needed, but nobody is preempted in vain."""
         running = self._roster.running
-        key = (sequence, self._kv.num_changes)
-        if self._did_not_fit == key:
+        head_start = self._head_start(sequence)
+        if self._must_wait_for_tokens(sequence, head_start, tokens):
             return False
         victims = [victim for victim in running if self._may_displace(sequence, victim)]
         returned = tuple(map(sum, zip(*map(_held_pages, victims), strict=True)))
-        headroom = len(running) - len(victims)
-        if not self._fits(sequence, self._head_start(sequence), headroom, returned):
-            self._did_not_fit = key
+        if not self._fits(sequence, head_start, len(running) - len(victims), returned):
+            self._did_not_fit = (sequence, self._kv.num_changes)
             return False
         preemptions = self._counters.preemptions
-        while (head_start := self._room_for(sequence)) is None:
+        while (head_start_now := self._room_for(sequence)) is None:
             if not running or not self._may_displace(sequence, running[-1]):
                 return False
             self._preempt(running[-1])
         self._counters.displacements += self._counters.preemptions > preemptions
-        self._start(sequence, head_start, flight)
+        self._start(sequence, head_start_now, flight)
         return True
 
 

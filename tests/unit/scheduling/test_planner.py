@@ -35,8 +35,7 @@ class TestTokens:
         world.add("decode", 5, max_tokens=30, ignore_eos=True, priority=Priority.STANDARD)
         step(world)
         world.add("long", 100, max_tokens=1, priority=Priority.INTERACTIVE)
-        assert step(world) == {"decode": 1, "long": 15}, "let in with what is left"
-        assert [step(world) for _ in range(5)] == [{"long": 15, "decode": 1}] * 5
+        assert [step(world) for _ in range(6)] == [{"long": 15, "decode": 1}] * 6
 
     def test_a_prompt_gets_on_beside_any_number_of_decodes(self) -> None:
         world = World(max_num_seqs=4, max_num_batched_tokens=4)
@@ -54,6 +53,31 @@ class TestTokens:
             world.add(name, 12, ignore_eos=True)
         assert step(world) == {"a": 12, "b": 8}
         assert step(world) == {"a": 1, "b": 4, "c": 12}
+
+    def test_a_better_rank_need_not_wait_for_the_chunks_of_a_worse_one(self) -> None:
+        world = World(max_num_batched_tokens=16, policy="length")
+        world.add("long", 200, max_tokens=1)
+        assert step(world) == {"long": 16}
+        world.add("short", 20, max_tokens=3, ignore_eos=True)
+        assert step(world) == {"short": 15, "long": 1}
+        assert step(world) == {"short": 5, "long": 11}
+        world.drain()
+        world.check_answers()
+        assert world.stats().preemptions == 0
+
+    def test_whole_prompts_of_better_rank_wait_for_a_step_that_can_hold_them(self) -> None:
+        world = World(max_num_batched_tokens=30, policy="length", chunked_prefill=False)
+        world.add("a", 10, max_tokens=4, ignore_eos=True)
+        world.add("c", 25, max_tokens=8, ignore_eos=True)
+        assert step(world) == {"a": 10}
+        assert step(world) == {"a": 1, "c": 25}
+        world.add("b", 24, max_tokens=2, ignore_eos=True)
+        assert step(world) == {"a": 1, "b": 24, "c": 1}
+        world.add("b2", 24, max_tokens=2, ignore_eos=True)
+        world.add("b1", 23, max_tokens=2, ignore_eos=True)
+        assert step(world) == {"a": 1, "b": 1, "b1": 23, "c": 1}, "b2 needs more than is left"
+        world.drain()
+        world.check_answers()
 
     def test_the_queue_goes_by_rank(self) -> None:
         world = World(max_num_seqs=1, policy="length")
