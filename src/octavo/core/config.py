@@ -45,7 +45,7 @@ class EngineConfig:
     policy: PolicyName = "fcfs"
     """Who goes next: first come; by priority; or short prompts first."""
     max_waiting_requests: int = 1_000_000
-    """A request that finds more of them waiting is refused."""
+    """A request that finds so many waiting is refused."""
     max_waiting_tokens: int = 1_000_000_000
     """A request whose prompt would push the waiting prompts past so many tokens is refused."""
 
