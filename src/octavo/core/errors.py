@@ -85,6 +85,12 @@ class RequestFailed(OctavoError):
     http_status = 500
 
 
+class Misuse(OctavoError):
+    """An object was used in a way that it cannot be: by two threads at once, after its end."""
+
+    code = "misuse"
+
+
 class EngineDead(OctavoError):
     """The engine stopped; requests in flight can be resumed on a new one."""
 

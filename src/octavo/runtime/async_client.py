@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from octavo.core.config import EngineConfig
-from octavo.core.errors import EngineDead
+from octavo.core.errors import EngineDead, OctavoError
 from octavo.core.events import Event
 from octavo.core.request import Priority, SamplingParams
 from octavo.engine.engine import EngineStats
@@ -25,19 +25,22 @@ from octavo.runtime.codec import Abort, AskStats, Events, Submit, decode_engine_
 from octavo.runtime.engine_thread import EngineThread
 from octavo.runtime.model_text import EncodedPrompt, ModelText
 from octavo.runtime.outputs import ChoiceDelta, OutputAssembler, RequestOutput
+from octavo.runtime.routes import Routes
 
 
 class Answer:
     """One request on its way: an asynchronous iterator of deltas.
 
-    Leaving it (``aclose``, the end of ``async with``) before its end aborts the request.
+    Leaving it (``aclose``, the end of ``async with``) before its end aborts the request, and ends
+    the iteration.
     """
 
-    def __init__(self, assembler: OutputAssembler, abandon: Callable[[str], None]) -> None:
+    def __init__(self, assembler: OutputAssembler, routes: Routes) -> None:
         self._assembler = assembler
-        self._abandon = abandon
+        self._routes = routes
         self._deltas: deque[ChoiceDelta] = deque()
         self._news = asyncio.Event()
+        self._closed = False
 
     @property
     def request_id(self) -> str:
@@ -55,7 +58,7 @@ class Answer:
         while not self._deltas:
             if self._assembler.error is not None:
                 raise self._assembler.error
-            if self._assembler.finished:
+            if self._closed or self._assembler.finished:
                 raise StopAsyncIteration
             self._news.clear()
             await self._news.wait()
@@ -73,7 +76,10 @@ class Answer:
 
     async def aclose(self) -> None:
         """Nobody reads it any more."""
-        self._abandon(self.request_id)
+        self._closed = True
+        self._deltas.clear()
+        self._news.set()
+        self._routes.close(self.request_id)
 
     async def __aenter__(self) -> Answer:
         return self
@@ -87,7 +93,6 @@ class Answer:
         await self.aclose()
 
     def take(self, event: Event) -> list[int]:
-        """An event of this request; the choices that the engine is to abort."""
         delta = self._assembler.apply(event)
         if delta is not None:
             self._deltas.append(delta)
@@ -95,15 +100,9 @@ class Answer:
             self._news.set()
         return self._assembler.take_aborts()
 
-    def fail(self, error: EngineDead) -> None:
-        """The engine is gone."""
-        if not self._assembler.finished:
-            self._assembler.error = error
+    def fail(self, request_id: str, error: OctavoError) -> None:
+        self._assembler.fail(error)
         self._news.set()
-
-    @property
-    def is_finished(self) -> bool:
-        return self._assembler.finished
 
 
 class AsyncClient:
@@ -128,7 +127,9 @@ class AsyncClient:
         self.num_pages = loaded.num_pages
         self.death: EngineDead | None = None
         self._on_death = on_death
-        self._answers: dict[str, Answer] = {}
+        self._routes = Routes(
+            lambda request: self._thread.send(encode(Submit(request))), self._send_abort
+        )
         self._replies: dict[int, asyncio.Future[EngineStats]] = {}
         self._numbers = itertools.count()
         loop = asyncio.get_running_loop()
@@ -147,8 +148,7 @@ class AsyncClient:
 
         def read() -> tuple[LoadedEngine, ModelText]:
             folder = resolve(model, weights=config.weights != "dummy")
-            text = ModelText(folder, None if tokenizer is None else Path(tokenizer))
-            return load_engine(folder, config), text
+            return load_engine(folder, config), ModelText.load(folder, tokenizer)
 
         return cls(*await asyncio.to_thread(read))
 
@@ -165,7 +165,8 @@ class AsyncClient:
         """Submit a request at once; what becomes of it, a refusal too, is told by the answer.
 
         Raises:
-            InvalidRequest: stop strings are wanted, but there is no tokeniser.
+            InvalidRequest: a value that no engine could take, an id that is in use, or stop
+                strings without a tokeniser.
             EngineDead: the engine is gone.
         """
         if self.death is not None:
@@ -178,15 +179,14 @@ class AsyncClient:
             tenant=tenant,
             deadline_s=deadline_s,
         )
-        answer = Answer(assembler, self._abandon)
-        self._answers[answer.request_id] = answer
-        self._thread.send(encode(Submit(assembler.request)))
+        answer = Answer(assembler, self._routes)
+        self._routes.open(assembler.request, answer)
         return answer
 
     @property
     def num_live(self) -> int:
         """Requests that are not finished."""
-        return len(self._answers)
+        return len(self._routes)
 
     async def stats(self) -> EngineStats:
         """The engine's counters, between two of its steps. Raises EngineDead."""
@@ -201,7 +201,8 @@ class AsyncClient:
     async def close(self) -> None:
         """Stop the engine after its current step; what is not finished fails."""
         await asyncio.to_thread(self._thread.close)
-        self._die(EngineDead("the engine was closed"))
+        if self.death is None:
+            self._end(EngineDead("the engine was closed"))
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -214,42 +215,32 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    def _abandon(self, request_id: str) -> None:
-        if self._answers.pop(request_id, None) is not None and self.death is None:
-            self._thread.send(encode(Abort(request_id)))
+    def _send_abort(self, request_id: str, choice: int | None) -> None:
+        if self.death is None:
+            self._thread.send(encode(Abort(request_id, choice)))
 
     def _on_message(self, data: bytes) -> None:
         message = decode_engine_message(data)
         if isinstance(message, Events):
-            for event in message.events:
-                self._on_event(event)
+            self._routes.dispatch(message.events)
             return
         reply = self._replies.pop(message.number)
         if not reply.done():  # whoever asked may have gone
             reply.set_result(message.stats)
 
-    def _on_event(self, event: Event) -> None:
-        answer = self._answers.get(event.request_id)
-        if answer is None:
-            return  # nobody reads it any more
-        for choice in answer.take(event):
-            self._thread.send(encode(Abort(event.request_id, choice)))
-        if answer.is_finished:
-            del self._answers[event.request_id]
-
     def _die(self, error: EngineDead) -> None:
-        if self.death is not None:
-            return
+        if self.death is None:
+            self._end(error)
+            if self._on_death is not None:
+                self._on_death(error)
+
+    def _end(self, error: EngineDead) -> None:
         self.death = error
-        for answer in self._answers.values():
-            answer.fail(error)
-        self._answers.clear()
+        self._routes.fail_all(error)
         for reply in self._replies.values():
             if not reply.done():
                 reply.set_exception(error)
         self._replies.clear()
-        if self._on_death is not None:
-            self._on_death(error)
 
 
 def _call_soon(

@@ -18,6 +18,7 @@ from octavo.core.kv_layout import PAGE_SIZE
 from octavo.core.request import Priority, Request, SamplingParams
 from octavo.runtime.beams import BeamParams, BeamSearch, Candidate, Ending
 from octavo.runtime.model_text import EncodedPrompt
+from octavo.runtime.routes import Routes
 from octavo.text.tokenizer import Tokenizer
 
 
@@ -85,8 +86,7 @@ class BeamRun:
     """Searches that run side by side, and among other requests.
 
     Args:
-        submit: hands a request to the engine; what becomes of it is given to ``apply``.
-        abort: ends a request.
+        routes: where its requests are opened, with itself as their reader.
         new_request_id: a name that no other request has.
         max_model_len: tokens of prompt and sequence at the most.
     """
@@ -95,16 +95,14 @@ class BeamRun:
         self,
         params: BeamParams,
         *,
-        submit: Callable[[Request], None],
-        abort: Callable[[str], None],
+        routes: Routes,
         new_request_id: Callable[[], str],
         max_model_len: int,
         priority: Priority,
         tenant: str,
     ) -> None:
         self._params = params
-        self._submit = submit
-        self._abort = abort
+        self._routes = routes
         self._new_request_id = new_request_id
         self._max_model_len = max_model_len
         self._priority = priority
@@ -114,7 +112,7 @@ class BeamRun:
 
     def start(self, prompt: EncodedPrompt) -> None:
         """Begin the search for what follows a prompt. If the engine refuses it, ``refusal``
-        says so after its events were applied."""
+        says so after its events were dispatched."""
         room = max(1, self._max_model_len - len(prompt.token_ids))
         search = _Search(prompt, BeamSearch(self._params, min(self._params.max_tokens, room)))
         self._searches.append(search)
@@ -129,11 +127,9 @@ class BeamRun:
     def finished(self) -> bool:
         return all(search.is_over for search in self._searches)
 
-    def apply(self, event: Event) -> None:
-        """Take an event; one of a request that nobody follows any more is dropped."""
-        line = self._lines.get(event.request_id)
-        if line is None:
-            return
+    def take(self, event: Event) -> tuple[()]:
+        """An event of one of its requests."""
+        line = self._lines[event.request_id]
         if isinstance(event, Token):
             assert event.index == len(line.places), "tokens of a choice come in order"
             scores = event.logprobs
@@ -142,7 +138,15 @@ class BeamRun:
             line.places.append((event.token_id, candidates))
             self._advance(line.search)
         elif isinstance(event, Failed):
-            line.search.error = error_from_code(event.code, event.message, event.hint)
+            error = error_from_code(event.code, event.message, event.hint)
+            self.fail(event.request_id, error)
+        return ()
+
+    def fail(self, request_id: str, error: OctavoError) -> None:
+        """The search that this request belongs to cannot go on."""
+        line = self._lines.get(request_id)
+        if line is not None:
+            line.search.error = error
             self._keep_only(line.search, [])
 
     def outputs(self, tokenizer: Tokenizer | None) -> list[BeamOutput]:
@@ -187,7 +191,7 @@ class BeamRun:
         max_tokens = min(left, PAGE_SIZE - (len(prefix) - 1) % PAGE_SIZE)
         line = _Line(self._new_request_id(), search, max_tokens)
         self._lines[line.request_id] = line
-        self._submit(
+        self._routes.open(
             Request(
                 request_id=line.request_id,
                 prompt_ids=prefix,
@@ -200,7 +204,8 @@ class BeamRun:
                 ),
                 tenant=self._tenant,
                 priority=self._priority,
-            )
+            ),
+            self,
         )
         return line
 
@@ -208,10 +213,9 @@ class BeamRun:
         """Forget the lines of a search that no beam follows any more."""
         names = {line.request_id for line, _ in kept}
         for line, _ in search.lines:
-            if line.request_id in names or self._lines.pop(line.request_id, None) is None:
-                continue
-            if len(line.places) < line.max_tokens:
-                self._abort(line.request_id)
+            if line.request_id not in names:
+                self._lines.pop(line.request_id, None)
+                self._routes.close(line.request_id)
 
     def _sequences(self, search: _Search, tokenizer: Tokenizer | None) -> tuple[BeamSequence, ...]:
         endings = search.beams.endings[: self._params.num_return]

@@ -7,10 +7,16 @@ socket there is no other way, and in process it is the same.
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Protocol
 
+from octavo.core.errors import Misuse
 from octavo.core.events import Event
 from octavo.core.request import Request
 from octavo.engine.engine import Engine, EngineStats
@@ -52,7 +58,9 @@ class EngineClient(Protocol):
 class InProcessClient:
     """An engine in this process and thread; ``events`` makes it step.
 
-    Messages pass as bytes, as they would between processes.
+    Messages pass as bytes, as they would between processes. Ctrl-C waits for the end of a step, so
+    that the engine is as usable afterwards as before. Every method raises Misuse after ``close``,
+    in another process, and while another thread is in one.
     """
 
     def __init__(self, engine: Engine, *, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -61,35 +69,66 @@ class InProcessClient:
         self._events: list[Event] = []
         self._replies: dict[int, EngineStats] = {}
         self._numbers = itertools.count()
+        self._process_id = os.getpid()
+        self._turn = threading.Lock()
+        self._closed = False
 
     def submit(self, request: Request) -> None:
-        self._port.receive(encode(Submit(request)))
+        with self._my_turn():
+            self._port.receive(encode(Submit(request)))
 
     def abort(self, request_id: str, choice: int | None = None) -> None:
-        self._port.receive(encode(Abort(request_id, choice)))
+        with self._my_turn():
+            self._port.receive(encode(Abort(request_id, choice)))
 
     def poll(self) -> list[Event]:
-        self._read()
-        events, self._events = self._events, []
+        with self._my_turn():
+            self._read()
+            events, self._events = self._events, []
         return events
 
     def events(self) -> list[Event]:
-        self._read()
-        while not self._events and self._port.has_work:
-            wait_s = self._port.step()
+        while not (events := self.poll()):
+            with self._my_turn(), interrupts_held():
+                if not self._port.has_work:
+                    return []
+                wait_s = self._port.step()
             if wait_s:
                 self._sleep(wait_s)
-            self._read()
-        return self.poll()
+        return events
 
     def stats(self) -> EngineStats:
         number = next(self._numbers)
-        self._port.receive(encode(AskStats(number)))
-        self._read()
+        with self._my_turn():
+            self._port.receive(encode(AskStats(number)))
+            self._read()
         return self._replies.pop(number)
 
     def close(self) -> None:
-        self._port.close()
+        """Closing again does nothing."""
+        if not self._closed:
+            with self._my_turn():
+                self._port.close()
+                self._closed = True
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        if self._closed:
+            raise Misuse("the engine was closed", hint="make a new one")
+        if os.getpid() != self._process_id:
+            raise Misuse(
+                "the engine belongs to another process, and its threads did not come along",
+                hint="load the model after the fork",
+            )
+        if not self._turn.acquire(blocking=False):
+            raise Misuse(
+                "another thread is using the engine",
+                hint="use an AsyncClient, or a lock of your own",
+            )
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _read(self) -> None:
         for data in self._port.take():
@@ -98,3 +137,23 @@ class InProcessClient:
                 self._events.extend(message.events)
             else:
                 self._replies[message.number] = message.stats
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """SIGINT is dealt with after this block, by whatever dealt with it before.
+
+    Only the main thread handles signals; in others this does nothing.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            handler(*held[-1])

@@ -1,44 +1,37 @@
 """The Python front door: ``LLM(model).generate(...)``, ``.chat(...)``, ``.stream(...)``.
 
-Text to ids and ids to text happen here; between the two everything goes through an EngineClient.
+Prompts become requests here, and answers come back; text is in ``model_text`` and ``outputs``, and
+between the two everything goes through an EngineClient.
 """
 
 from __future__ import annotations
 
 import itertools
 import sys
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
+from octavo.core.checks import shown
 from octavo.core.config import EngineConfig
-from octavo.core.errors import InvalidRequest, OctavoError
-from octavo.core.events import Event
+from octavo.core.errors import EngineDead, InvalidRequest, OctavoError, Overloaded
 from octavo.core.request import Priority, SamplingParams
 from octavo.engine.engine import EngineStats
 from octavo.engine.load import load_engine
 from octavo.models.folder import resolve
 from octavo.runtime.beam_search import BeamOutput, BeamRun, end_tokens
 from octavo.runtime.beams import BeamParams, EarlyStopping
-from octavo.runtime.client import InProcessClient
+from octavo.runtime.client import InProcessClient, interrupts_held
 from octavo.runtime.model_text import EncodedPrompt, Message, ModelText
-from octavo.runtime.outputs import ChoiceDelta, OutputAssembler, RequestOutput
+from octavo.runtime.outputs import OutputAssembler, RequestOutput
 from octavo.runtime.progress import progress_bar
+from octavo.runtime.readers import AnswerStream, Collector, Work
+from octavo.runtime.routes import Routes
 
 Prompt = str | Sequence[int]
-
-
-@dataclass(slots=True)
-class _Live:
-    """A request that somebody waits for."""
-
-    assembler: OutputAssembler
-    streams: bool = False
-    deltas: deque[ChoiceDelta] = field(default_factory=deque)
 
 
 class LLM:
@@ -54,7 +47,7 @@ class LLM:
         ModelError: the folder cannot be used.
         ConfigError: an option is unknown or out of range.
 
-    Not safe for use by several threads at once.
+    One thread at a time may use it, in the process that made it; ``AsyncClient`` serves many.
     """
 
     def __init__(
@@ -62,15 +55,14 @@ class LLM:
     ) -> None:
         config = EngineConfig.from_options(options)
         folder = resolve(model, weights=config.weights != "dummy")
-        self.text = ModelText(folder, None if tokenizer is None else Path(tokenizer))
+        self.text = ModelText.load(folder, tokenizer)
         loaded = load_engine(folder, config)
         self.spec = loaded.spec
         self.max_model_len = loaded.max_model_len
         self.num_pages = loaded.num_pages
         self._client = InProcessClient(loaded.engine)
         self._request_numbers = itertools.count()
-        self._live: dict[str, _Live] = {}
-        self._beam_run: BeamRun | None = None
+        self._routes = Routes(self._client.submit, self._client.abort)
 
     def generate(
         self,
@@ -92,8 +84,7 @@ class LLM:
             InvalidRequest: a prompt cannot be served; its index is in the message, and nothing
                 was computed. A request that fails later is told by ``RequestOutput.error``.
         """
-        encoded = [self.text.encode(prompt) for prompt in _as_list(prompts)]
-        return self._answer(encoded, params, priority, tenant, progress)
+        return self._answer(self._encode_all(prompts), params, priority, tenant, progress)
 
     def chat(
         self,
@@ -112,12 +103,17 @@ class LLM:
             InvalidRequest: a message that the template does not take.
             ModelError: the model has no chat template.
         """
-        one = bool(messages) and isinstance(messages[0], Mapping)
-        conversations = cast("Sequence[Sequence[Message]]", [messages] if one else messages)
-        encoded = [
-            self.text.encode_chat(conversation, tools=tools, **(template_options or {}))
-            for conversation in conversations
-        ]
+        conversations = [messages] if _is_conversation(messages) else messages
+        if not isinstance(conversations, list | tuple):
+            raise InvalidRequest(
+                f"messages must be a list, got {shown(messages)}",
+                param="messages",
+                hint='one conversation looks like [{"role": "user", "content": "Hi"}]',
+            )
+        encoded: list[EncodedPrompt] = []
+        for index, conversation in enumerate(conversations):
+            with _about_prompt(index):
+                encoded.append(self._encode_chat(conversation, tools, template_options))
         return self._answer(encoded, params, priority, tenant, progress)
 
     def stream(
@@ -127,22 +123,24 @@ class LLM:
         *,
         priority: Priority = Priority.STANDARD,
         tenant: str = "",
-    ) -> Iterator[ChoiceDelta]:
+    ) -> AnswerStream:
         """Answer one prompt or conversation piece by piece; the pieces add up to the answer.
 
-        Several streams may be read in turn. A stream that is closed early aborts its request.
+        The request is on its way at once. Several streams may be read in turn. A stream that is
+        closed early, or that nobody holds any more, aborts its request.
 
         Raises:
             InvalidRequest: the prompt cannot be served.
-            OctavoError: the request failed on the way.
+        Reading raises OctavoError when the request fails on the way.
         """
-        if prompt and not isinstance(prompt, str) and isinstance(prompt[0], Mapping):
-            encoded = self.text.encode_chat(cast("Sequence[Message]", prompt))
+        if _is_conversation(prompt):
+            encoded = self._encode_chat(cast("Sequence[Message]", prompt))
         else:
             encoded = self.text.encode(cast("Prompt", prompt))
-        assembler = self._submit(encoded, params or SamplingParams(), priority, tenant)
-        self._live[assembler.request.request_id].streams = True
-        return self._stream(assembler)
+        assembler = self._assembler(encoded, _as_params(params), priority, tenant)
+        stream = AnswerStream(assembler, pump=self._pump, routes=self._routes)
+        self._open(assembler, stream)
+        return stream
 
     def beam_search(
         self,
@@ -181,11 +179,10 @@ class LLM:
                 vocab_size=self.spec.vocab_size,
             ),
         )
-        encoded = [self.text.encode(prompt) for prompt in _as_list(prompts)]
-        run = self._beam_run = BeamRun(
+        encoded = self._encode_all(prompts)
+        run = BeamRun(
             params,
-            submit=self._client.submit,
-            abort=self._client.abort,
+            routes=self._routes,
             new_request_id=self._new_request_id,
             max_model_len=self.max_model_len,
             priority=priority,
@@ -193,27 +190,26 @@ class LLM:
         )
         try:
             for index, prompt in enumerate(encoded):
-                run.start(prompt)
-                self._dispatch(self._client.poll())
-                if (refusal := run.refusal) is not None:
-                    refusal.message = f"prompt {index}: {refusal.message}"
-                    raise refusal
+                with _about_prompt(index):
+                    run.start(prompt)
+                    self._routes.dispatch(self._client.poll())
+                    if run.refusal is not None:
+                        raise run.refusal
             while not run.finished:
                 self._pump()
         finally:
             run.close()
-            self._beam_run = None
         return run.outputs(self.text.tokenizer)
 
     def stats(self) -> EngineStats:
         """Counters of the engine: steps, hits, preemptions, seconds by part."""
+        self._routes.dispatch(())  # what was abandoned does not count
         return self._client.stats()
 
     def close(self) -> None:
-        """Abort what is running and give everything back."""
-        for live in list(self._live.values()):
-            self._drop(live.assembler)
+        """Stop; what is not finished fails. Nothing can be asked afterwards."""
         self._client.close()
+        self._routes.fail_all(EngineDead("the model was closed", hint="make a new one"))
 
     def __enter__(self) -> LLM:
         return self
@@ -226,6 +222,26 @@ class LLM:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an LLM cannot be copied or sent to another process: make one there")
+
+    def _encode_all(self, prompts: Prompt | Sequence[Prompt]) -> list[EncodedPrompt]:
+        encoded: list[EncodedPrompt] = []
+        for index, prompt in enumerate(_as_list(prompts)):
+            with _about_prompt(index):
+                encoded.append(self.text.encode(prompt))
+        return encoded
+
+    def _encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> EncodedPrompt:
+        if options is not None and not isinstance(options, Mapping):
+            raise InvalidRequest("template_options must map names to values")
+        return self.text.encode_chat(messages, {"tools": tools, **(options or {})})
+
     def _answer(
         self,
         prompts: Sequence[EncodedPrompt],
@@ -234,86 +250,83 @@ class LLM:
         tenant: str,
         progress: bool | None,
     ) -> list[RequestOutput]:
-        if isinstance(params, SamplingParams) or params is None:
-            params = [params or SamplingParams()] * len(prompts)
-        if len(params) != len(prompts):
-            raise InvalidRequest(
-                f"{len(params)} sampling parameters for {len(prompts)} prompts",
-                param="params",
-                hint="pass one for all, or one for each prompt",
-            )
-        assemblers: list[OutputAssembler] = []
+        params_of = _params_of(params, len(prompts))
+        work = Work()
+        collectors: list[Collector] = []
+        show = sys.stderr.isatty() if progress is None else progress
         try:
-            for index, (prompt, one) in enumerate(zip(prompts, params, strict=True)):
-                try:
-                    assemblers.append(self._submit(prompt, one, priority, tenant))
-                except OctavoError as error:
-                    error.message = f"prompt {index}: {error.message}"
-                    raise
-            show = sys.stderr.isatty() if progress is None else progress
-            with progress_bar(len(assemblers), show=show) as advance:
-                while not all(assembler.finished for assembler in assemblers):
+            with progress_bar(work, len(prompts), show=show) as advance:
+                for index, (prompt, one) in enumerate(zip(prompts, params_of, strict=True)):
+                    with _about_prompt(index):
+                        collectors.append(self._collect(prompt, one, priority, tenant, work))
+                while work.num_finished < len(collectors):
                     self._pump()
-                    advance(assemblers)
+                    advance()
         finally:
-            for assembler in assemblers:
-                self._drop(assembler)
-        return [assembler.output() for assembler in assemblers]
+            for collector in collectors:
+                self._routes.close(collector.assembler.request.request_id)
+        return [collector.assembler.output() for collector in collectors]
 
-    def _submit(
+    def _collect(
+        self,
+        prompt: EncodedPrompt,
+        params: SamplingParams,
+        priority: Priority,
+        tenant: str,
+        work: Work,
+    ) -> Collector:
+        """Submit a request of a batch; where the queue is full, work until it has room."""
+        while True:
+            collector = Collector(self._assembler(prompt, params, priority, tenant), work)
+            num_finished = work.num_finished
+            try:
+                self._open(collector.assembler, collector)
+            except Overloaded:
+                work.num_finished = num_finished  # it was not taken
+                if not self._routes:
+                    raise
+                self._pump()
+            else:
+                return collector
+
+    def _assembler(
         self, prompt: EncodedPrompt, params: SamplingParams, priority: Priority, tenant: str
     ) -> OutputAssembler:
-        """Hand a request to the engine. Raises what the engine says of one that it refuses."""
-        request_id = self._new_request_id()
-        assembler = self.text.assembler(
-            prompt, params, request_id=request_id, priority=priority, tenant=tenant
+        return self.text.assembler(
+            prompt, params, request_id=self._new_request_id(), priority=priority, tenant=tenant
         )
-        self._live[request_id] = _Live(assembler)
-        self._client.submit(assembler.request)
-        self._dispatch(self._client.poll())  # a refusal is known at once
-        if assembler.error is not None:
-            del self._live[request_id]
-            raise assembler.error
-        return assembler
 
-    def _stream(self, assembler: OutputAssembler) -> Iterator[ChoiceDelta]:
-        deltas = self._live[assembler.request.request_id].deltas
-        try:
-            while deltas or not assembler.finished:
-                while deltas:
-                    yield deltas.popleft()
-                if not assembler.finished:
-                    self._pump()
-            if assembler.error is not None:
-                raise assembler.error
-        finally:
-            self._drop(assembler)
+    def _open(self, assembler: OutputAssembler, reader: Collector | AnswerStream) -> None:
+        """Hand a request to the engine. Raises what the engine says of one that it refuses."""
+        self._routes.open(assembler.request, reader)
+        self._routes.dispatch(self._client.poll())  # a refusal is known at once
+        if assembler.error is not None:
+            raise assembler.error
+
+    def _pump(self) -> None:
+        """Let the engine work until something is known, and hand it to whoever waits for it."""
+        self._routes.dispatch(())  # what was abandoned need not be computed
+        events = self._client.events()
+        assert events or not self._routes, "requests are open, and the engine has nothing to do"
+        with interrupts_held():  # half a message read is worth nothing to the other half
+            self._routes.dispatch(events)
 
     def _new_request_id(self) -> str:
         return f"request-{next(self._request_numbers)}"
 
-    def _pump(self) -> None:
-        """Let the engine work until something is known, and hand it to whoever waits for it."""
-        self._dispatch(self._client.events())
 
-    def _dispatch(self, events: Sequence[Event]) -> None:
-        for event in events:
-            live = self._live.get(event.request_id)
-            if live is None:  # of a beam search, or of a request that was dropped
-                if self._beam_run is not None:
-                    self._beam_run.apply(event)
-                continue
-            delta = live.assembler.apply(event)
-            if delta is not None and live.streams:
-                live.deltas.append(delta)
-            for choice in live.assembler.take_aborts():
-                self._client.abort(event.request_id, choice)
+@contextmanager
+def _about_prompt(index: int) -> Iterator[None]:
+    """Errors in here name the prompt."""
+    try:
+        yield
+    except OctavoError as error:
+        error.message = f"prompt {index}: {error.message}"
+        raise
 
-    def _drop(self, assembler: OutputAssembler) -> None:
-        """Nobody waits for this request any more."""
-        request_id = assembler.request.request_id
-        if self._live.pop(request_id, None) is not None and not assembler.finished:
-            self._client.abort(request_id)
+
+def _is_conversation(prompt: Any) -> bool:
+    return isinstance(prompt, list | tuple) and bool(prompt) and isinstance(prompt[0], Mapping)
 
 
 def _as_list(prompts: Any) -> list[Prompt]:
@@ -321,10 +334,39 @@ def _as_list(prompts: Any) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
     try:
+        if isinstance(prompts, bytes | bytearray | memoryview | Mapping | Set):
+            raise TypeError
         items = list(prompts.tolist() if hasattr(prompts, "tolist") else prompts)
     except TypeError:
         raise InvalidRequest(
-            f"prompts must be a string, token ids, or a list of those; got {prompts!r:.80}",
+            f"prompts must be a string, token ids, or a list of those; got {shown(prompts)}",
             param="prompts",
         ) from None
     return [items] if items and isinstance(items[0], Integral) else items
+
+
+def _params_of(params: Any, num_prompts: int) -> list[SamplingParams]:
+    """One for each prompt."""
+    if params is None or isinstance(params, SamplingParams):
+        return [_as_params(params)] * num_prompts
+    if not isinstance(params, list | tuple):
+        _as_params(params)
+    if len(params) != num_prompts:
+        raise InvalidRequest(
+            f"{len(params)} sampling parameters for {num_prompts} prompts",
+            param="params",
+            hint="pass one for all, or one for each prompt",
+        )
+    return [_as_params(one) for one in params]
+
+
+def _as_params(params: Any) -> SamplingParams:
+    if params is None:
+        return SamplingParams()
+    if isinstance(params, SamplingParams):
+        return params
+    raise InvalidRequest(
+        f"params must be SamplingParams, got {shown(params)}",
+        param="params",
+        hint="SamplingParams(max_tokens=..., temperature=...)",
+    )

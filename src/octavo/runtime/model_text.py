@@ -5,7 +5,6 @@ It needs the folder only, no weights and no engine, and is shared by every kind 
 
 from __future__ import annotations
 
-import operator
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from typing import Any
 
 import msgspec
 
+from octavo.core import checks
 from octavo.core.errors import InvalidRequest
 from octavo.core.request import NUM_SEEDS, Priority, Request, SamplingParams
+from octavo.models.folder import resolve
 from octavo.models.generation import GenerationConfig
 from octavo.runtime.outputs import OutputAssembler
 from octavo.text.chat_template import ChatTemplate
@@ -53,6 +54,19 @@ class ModelText:
             self.tokenizer = Tokenizer.load(self._folder)
         self._template: ChatTemplate | None = None
 
+    @classmethod
+    def load(cls, folder: Path, tokenizer: str | Path | None = None) -> ModelText:
+        """The text side of a model; ``tokenizer`` is a folder or a hub id to take it from.
+
+        Raises:
+            ModelError: a file is missing or damaged.
+        """
+        if tokenizer is None:
+            return cls(folder)
+        if isinstance(tokenizer, str | Path) and Path(tokenizer).is_dir():
+            return cls(folder, Path(tokenizer))
+        return cls(folder, resolve(tokenizer, weights=False))
+
     @property
     def template(self) -> ChatTemplate:
         """The chat template. Raises InvalidRequest when there is no tokeniser to use it with."""
@@ -68,16 +82,23 @@ class ModelText:
         """
         if isinstance(prompt, str):
             tokenizer = self._require_tokenizer("prompt")
+            if not checks.is_unicode(prompt):
+                raise InvalidRequest("the prompt has half of a surrogate pair", param="prompt")
             return EncodedPrompt(prompt, tuple(tokenizer.encode(prompt)))
         return EncodedPrompt(None, _as_token_ids(prompt))
 
-    def encode_chat(self, messages: Sequence[Message], **options: Any) -> EncodedPrompt:
+    def encode_chat(
+        self, messages: Sequence[Message], options: Mapping[str, Any] | None = None
+    ) -> EncodedPrompt:
         """A conversation through the chat template; options as in ``ChatTemplate.encode_chat``.
 
         Raises:
             InvalidRequest: a message that the template does not take.
             ModelError: the model has no chat template.
         """
+        options = options or {}
+        if not all(isinstance(name, str) for name in options):
+            raise InvalidRequest("the names of template options must be strings")
         return EncodedPrompt(None, tuple(self.template.encode_chat(messages, **options)))
 
     def assembler(
@@ -120,10 +141,9 @@ class ModelText:
 
 
 def _as_token_ids(prompt: Any) -> tuple[int, ...]:
-    items = prompt.tolist() if hasattr(prompt, "tolist") else prompt  # an array
-    if isinstance(items, Sequence) and not any(isinstance(item, bool) for item in items):
-        try:
-            return tuple(map(operator.index, items))
-        except TypeError:
-            pass
-    raise InvalidRequest("a prompt must be a string or a list of token ids", param="prompt")
+    if isinstance(prompt, list | tuple) or hasattr(prompt, "tolist"):
+        return checks.token_ids("prompt", prompt)
+    raise InvalidRequest(
+        f"a prompt must be a string or a list of token ids, got {checks.shown(prompt)}",
+        param="prompt",
+    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import msgspec
 
 from octavo.core.errors import InvalidRequest, OctavoError, error_from_code
-from octavo.core.events import Event, Failed, Finished, PromptScored, Token, Usage
+from octavo.core.events import Event, Finished, PromptScored, Token, Usage
 from octavo.core.request import Request
 from octavo.core.step import TokenLogprobs
 from octavo.runtime.choice import ChoiceDelta, ChoiceOutput, ChoiceText
@@ -115,7 +115,7 @@ class OutputAssembler:
         if isinstance(event, PromptScored):
             self._take_prompt_logprobs(event)
         else:
-            self._fail(event)
+            self.fail(error_from_code(event.code, event.message, event.hint))
         return None
 
     @property
@@ -182,6 +182,8 @@ class OutputAssembler:
         assert event.index <= len(scores), "prompt logprobs come in order"
         scores.extend(event.logprobs[len(scores) - event.index :])
 
-    def _fail(self, event: Failed) -> None:
-        self.error = error_from_code(event.code, event.message, event.hint)
-        self._aborts.clear()
+    def fail(self, error: OctavoError) -> None:
+        """The request failed, and no event says so. What had finished stays as it is."""
+        if not self.finished:
+            self.error = error
+            self._aborts.clear()

@@ -6,12 +6,30 @@ it what arrives, lets it step while there is work, and carries away what it has 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 
-from octavo.core.errors import OctavoError
+import msgspec
+
+from octavo.core.errors import InvalidRequest, OctavoError
 from octavo.core.events import Event, Failed
 from octavo.engine.engine import Engine
 from octavo.runtime.codec import Abort, AskStats, Events, StatsReply, decode_client_message, encode
+
+logger = logging.getLogger(__name__)
+
+
+class _RequestId(msgspec.Struct):
+    request_id: str
+
+
+class _SubmittedId(msgspec.Struct):
+    """As little of a Submit message as is needed to answer it."""
+
+    request: _RequestId
+
+
+_SUBMITTED_ID = msgspec.msgpack.Decoder(_SubmittedId)
 
 
 class EnginePort:
@@ -22,8 +40,13 @@ class EnginePort:
         self._outbox: deque[bytes] = deque()
 
     def receive(self, data: bytes) -> None:
-        """A client's message. A request that is refused becomes a Failed event."""
-        message = decode_client_message(data)
+        """A client's message. A request that is refused becomes a Failed event; what is no
+        message at all is dropped, and harms nobody."""
+        try:
+            message = decode_client_message(data)
+        except (msgspec.DecodeError, OctavoError) as error:
+            self._refuse(data, error)
+            return
         if isinstance(message, Abort):
             self._tell(self._engine.abort(message.request_id, message.choice))
         elif isinstance(message, AskStats):
@@ -34,6 +57,16 @@ class EnginePort:
             except OctavoError as error:
                 request_id = message.request.request_id
                 self._tell([Failed(request_id, error.code, error.message, error.hint)])
+
+    def _refuse(self, data: bytes, error: Exception) -> None:
+        """Tell whoever sent a broken message, if it says who that is."""
+        logger.warning("a message was refused: %s", error)
+        try:
+            request_id = _SUBMITTED_ID.decode(data).request.request_id
+        except msgspec.DecodeError:
+            return
+        refusal = error if isinstance(error, OctavoError) else InvalidRequest(str(error))
+        self._tell([Failed(request_id, refusal.code, refusal.message, refusal.hint)])
 
     @property
     def has_work(self) -> bool:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from octavo.runtime.outputs import OutputAssembler
-
-Advance = Callable[[Sequence[OutputAssembler]], None]
+from octavo.runtime.readers import Work
 
 
 @contextmanager
-def progress_bar(num_requests: int, *, show: bool) -> Iterator[Advance]:
-    """Gives a function to call after every step with all assemblers of the work."""
+def progress_bar(work: Work, num_requests: int, *, show: bool) -> Iterator[Callable[[], None]]:
+    """Gives a function to call after every step."""
     if not show:
-        yield lambda assemblers: None
+        yield lambda: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -29,13 +27,12 @@ def progress_bar(num_requests: int, *, show: bool) -> Iterator[Advance]:
     ) as progress:
         task = progress.add_task("requests", total=num_requests, rate="")
 
-        def advance(assemblers: Sequence[OutputAssembler]) -> None:
-            tokens = sum(assembler.num_output_tokens for assembler in assemblers)
+        def advance() -> None:
             elapsed_s = progress.tasks[task].elapsed or 0.0
             progress.update(
                 task,
-                completed=sum(assembler.finished for assembler in assemblers),
-                rate=f"{tokens / elapsed_s:.0f} tokens/s" if elapsed_s else "",
+                completed=work.num_finished,
+                rate=f"{work.num_tokens / elapsed_s:.0f} tokens/s" if elapsed_s else "",
             )
 
         yield advance

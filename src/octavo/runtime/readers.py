@@ -1,0 +1,103 @@
+"""Readers of a client that waits: the answers of a whole batch, and one answer as it comes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from octavo.core.errors import OctavoError
+from octavo.core.events import Event, Token
+from octavo.runtime.outputs import ChoiceDelta, OutputAssembler, RequestOutput
+from octavo.runtime.routes import Routes
+
+
+@dataclass(slots=True)
+class Work:
+    """How far a batch of requests is; counted as it goes, whatever its size."""
+
+    num_finished: int = 0
+    num_tokens: int = 0
+
+
+class Collector:
+    """Waits for the whole answer of one request."""
+
+    __slots__ = ("_work", "assembler")
+
+    def __init__(self, assembler: OutputAssembler, work: Work) -> None:
+        self.assembler = assembler
+        self._work = work
+
+    def take(self, event: Event) -> list[int]:
+        self.assembler.apply(event)
+        self._work.num_tokens += isinstance(event, Token)
+        self._work.num_finished += self.assembler.finished
+        return self.assembler.take_aborts()
+
+    def fail(self, request_id: str, error: OctavoError) -> None:
+        self._work.num_finished += not self.assembler.finished
+        self.assembler.fail(error)
+
+
+class AnswerStream(Iterator[ChoiceDelta]):
+    """One answer, piece by piece. Closing it, or letting go of it, aborts the request.
+
+    Args:
+        pump: lets the engine work until something is known; raises when nothing more will come.
+        routes: where its request is open.
+    """
+
+    def __init__(
+        self,
+        assembler: OutputAssembler,
+        *,
+        pump: Callable[[], None],
+        routes: Routes,
+    ) -> None:
+        self._assembler = assembler
+        self._pump = pump
+        self._routes = routes
+        self._deltas: deque[ChoiceDelta] = deque()
+        self._closed = False
+
+    @property
+    def request_id(self) -> str:
+        return self._assembler.request.request_id
+
+    @property
+    def error(self) -> OctavoError | None:
+        """Why the request failed, if it did."""
+        return self._assembler.error
+
+    def __next__(self) -> ChoiceDelta:
+        """The next piece. Raises OctavoError when the request failed on the way."""
+        while not self._deltas:
+            if self._assembler.error is not None:
+                raise self._assembler.error
+            if self._closed or self._assembler.finished:
+                raise StopIteration
+            self._pump()
+        return self._deltas.popleft()
+
+    def so_far(self) -> RequestOutput:
+        """Everything known by now."""
+        return self._assembler.output()
+
+    def close(self) -> None:
+        """Nobody reads it any more."""
+        self._closed = True
+        self._deltas.clear()
+        self._routes.close(self.request_id)
+
+    def __del__(self) -> None:
+        self._routes.abandon(self.request_id)  # the collector may run in the middle of a step
+
+    def take(self, event: Event) -> list[int]:
+        delta = self._assembler.apply(event)
+        if delta is not None:
+            self._deltas.append(delta)
+        return self._assembler.take_aborts()
+
+    def fail(self, request_id: str, error: OctavoError) -> None:
+        self._assembler.fail(error)

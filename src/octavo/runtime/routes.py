@@ -1,0 +1,113 @@
+"""Which reader gets the events of which request, on the client's side of a connection.
+
+A reader that fails over an event fails its own request only: the events of its neighbours, which
+came in the same message, still reach them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from octavo.core.errors import InvalidRequest, OctavoError, RequestFailed
+from octavo.core.events import Event, Failed, Finished
+from octavo.core.request import Request
+
+logger = logging.getLogger(__name__)
+
+
+class Reader(Protocol):
+    """Whoever waits for what becomes of a request."""
+
+    def take(self, event: Event) -> Iterable[int]:
+        """An event of a request of this reader; choices that the engine is to abort."""
+
+    def fail(self, request_id: str, error: OctavoError) -> None:
+        """Nothing more will come of this request, and there is no event that says why."""
+
+
+@dataclass(slots=True)
+class _Route:
+    reader: Reader
+    choices_left: int
+
+
+class Routes:
+    """The open requests of one client. Used by one thread, ``abandon`` by any.
+
+    Args:
+        submit: hands a request to the engine. May raise, and then nothing was submitted.
+        abort: tells the engine to end a request, or one of its choices.
+    """
+
+    def __init__(
+        self, submit: Callable[[Request], None], abort: Callable[[str, int | None], None]
+    ) -> None:
+        self._submit = submit
+        self._abort = abort
+        self._routes: dict[str, _Route] = {}
+        self._abandoned: deque[str] = deque()
+
+    def __len__(self) -> int:
+        """Requests of which something is still to come."""
+        return len(self._routes)
+
+    def open(self, request: Request, reader: Reader) -> None:
+        """Submit a request; its events go to ``reader``.
+
+        Raises:
+            InvalidRequest: a request of that name is open.
+        """
+        self._close_abandoned()
+        if request.request_id in self._routes:
+            raise InvalidRequest(
+                f"a request with id {request.request_id!r} is being served", param="request_id"
+            )
+        self._submit(request)
+        self._routes[request.request_id] = _Route(reader, request.params.n)
+
+    def close(self, request_id: str) -> None:
+        """Nobody waits for this request any more; one that is not open is ignored."""
+        if self._routes.pop(request_id, None) is not None:
+            self._abort(request_id, None)
+
+    def abandon(self, request_id: str) -> None:
+        """``close``, some time before the next event is waited for; safe in a finaliser."""
+        self._abandoned.append(request_id)
+
+    def dispatch(self, events: Iterable[Event]) -> None:
+        """Hand events to their readers; those of requests that were closed are dropped."""
+        self._close_abandoned()
+        for event in events:
+            route = self._routes.get(event.request_id)
+            if route is not None:
+                self._hand_over(event, route)
+
+    def fail_all(self, error: OctavoError) -> None:
+        """The connection is gone."""
+        routes = list(self._routes.items())
+        self._routes.clear()
+        for request_id, route in routes:
+            route.reader.fail(request_id, error)
+
+    def _hand_over(self, event: Event, route: _Route) -> None:
+        request_id = event.request_id
+        route.choices_left -= isinstance(event, Finished)
+        if isinstance(event, Failed) or not route.choices_left:
+            del self._routes[request_id]
+        try:
+            aborts = route.reader.take(event)
+        except Exception as error:
+            logger.exception("reading the answer of %s failed", request_id)
+            self.close(request_id)
+            route.reader.fail(request_id, RequestFailed(f"reading the answer failed: {error!r}"))
+            return
+        for choice in aborts:
+            self._abort(request_id, choice)
+
+    def _close_abandoned(self) -> None:
+        while self._abandoned:
+            self.close(self._abandoned.popleft())
