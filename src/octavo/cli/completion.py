@@ -8,7 +8,7 @@ from octavo.cli.main import build_app
 
 
 def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
-    """Print a script that completes octavo's commands and flags in a shell.
+    """Print a script that completes commands in a shell.
 
     For bash: octavo completion bash > ~/.local/share/bash-completion/completions/octavo
 

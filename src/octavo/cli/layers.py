@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cyclopts import App
 from cyclopts.argument import Argument, ArgumentCollection, Token
@@ -28,6 +28,7 @@ PREFIX = "OCTAVO_"
 CONFIG_FLAG = "--config"
 CONFIG_VARIABLE = "OCTAVO_CONFIG"
 LOCAL_FILE = Path("octavo.toml")
+_SWITCHES = {"on": "true", "off": "false"}
 _SHARED = {setting.name: table for table, settings in TABLES.items() for setting in settings}
 
 
@@ -155,15 +156,18 @@ class Layers:
         table = _SHARED.get(key, command)
         variable = PREFIX + (key if key in _SHARED else f"{command}_{key}").upper()
         if self._environment.get(variable):
-            texts, origin = [self._environment[variable]], f"environment {variable}"
+            texts = [self._environment[variable]]
+            name, source = variable, "environment"
         elif self.file is not None and key in self.file.tables.get(table, {}):
             texts = to_texts(self.file.tables[table][key])
-            origin = f"{self.file.path} [{table}]"
+            name, source = f"[{table}] {key}", str(self.file.path)
         else:
             return
-        self.origins[key] = origin
+        self.origins[key] = f"{source} {name}"
+        if bool in (argument.hint, *get_args(argument.hint)):
+            texts = [_SWITCHES.get(text.lower(), text) for text in texts]
         for index, text in enumerate(texts):
-            argument.append(Token(keyword=origin, value=text, source=origin, index=index))
+            argument.append(Token(keyword=name, value=text, source=source, index=index))
 
     def _check_own_table(self, command: str, known: list[str]) -> None:
         if self.file is None:

@@ -44,7 +44,7 @@ COMMANDS = (
     Command("run", "Talk to a model in the terminal."),
     Command("generate", "Complete prompts, once."),
     Command("serve", "Serve models over the OpenAI API."),
-    Command("batch", "Work through a file of requests."),
+    Command("batch", "Work through a file of requests in the format of OpenAI's batches."),
     Command("bench", "Measure what each optimisation is worth here."),
     Command("plan", "What fits into memory: context, users, weights."),
     Command("info", "What this machine, a model, and the settings are."),
@@ -101,7 +101,7 @@ def _run(words: list[str]) -> int:
     file = find_settings_file(named, os.environ, Path.cwd())
     layers = Layers(os.environ, file, [command.name for command in COMMANDS])
     app = build_app(layers, used=words[0] if words else "")
-    if words and not words[0].startswith("-") and words[0] not in app:
+    if words and words[0] not in app:
         _refuse_unknown_command(words[0], list(app))
     words = [_DASH if word == "-" else word for word in words]
     try:
@@ -156,7 +156,8 @@ def _refuse_unknown_command(name: str, known: list[str]) -> NoReturn:
     from octavo.core.errors import ConfigError, did_you_mean
 
     hint = did_you_mean(name, known) or "octavo --help lists the commands"
-    raise ConfigError(f"unknown command {name!r}", hint=hint)
+    kind = "option" if name.startswith("-") else "command"
+    raise ConfigError(f"unknown {kind} {name!r}", hint=hint)
 
 
 def _with_dashes(value: Any) -> Any:
@@ -168,6 +169,11 @@ def _with_dashes(value: Any) -> Any:
 
 def _in_our_words(error: CycloptsError) -> tuple[str, str | None]:
     """A sentence and a hint."""
+    from cyclopts.exceptions import UnusedCliTokensError
+
+    if isinstance(error, UnusedCliTokensError):
+        unused = ", ".join(map(repr, error.unused_tokens or ()))
+        return f"unexpected argument {unused}", "quote an argument that has spaces in it"
     sentence, _, rest = str(error).replace(_DASH, "-").partition(" Did you mean ")
     sentence = sentence[0].lower() + sentence[1:].rstrip(".")
     meant = rest.partition("?")[0].strip('"')

@@ -1,0 +1,156 @@
+"""Finding commands, mistakes on the command line, exit statuses, and what is imported when."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from octavo import __version__
+from octavo.cli import main as main_module
+from octavo.cli.exit_codes import ExitCode, exit_code_of
+from octavo.cli.main import COMMANDS, build_app
+from octavo.core.errors import (
+    DeadlineExceeded,
+    EngineDead,
+    OctavoError,
+    Overloaded,
+    RequestFailed,
+    UnsupportedModel,
+)
+from tests.command_line import CommandLine
+
+MISTAKES: list[tuple[str, int, str, str]] = [
+    # command line, exit status, error, hint
+    ("runn", 2, "unknown command 'runn'", "did you mean 'run'?"),
+    ("xyz", 2, "unknown command 'xyz'", "--help lists the commands"),
+    ("--halp", 2, "unknown option '--halp'", "'--help'"),
+    ("run", 2, "no model is given", "owner/name"),
+    ("run MODEL more", 2, "unexpected argument 'more'", ""),
+    ("run MODEL --tempratur 1", 2, "unknown option: --tempratur", "'--temperature'"),
+    ("run MODEL --n 2", 2, "unknown option: --n", ""),
+    ("generate", 2, "no model is given", "owner/name"),
+    ("generate MODEL", 2, "no prompt is given", "--file FILE"),
+    ("generate MODEL a --temperature hot", 2, 'unable to convert "hot" into float', ""),
+    ("generate MODEL a --temperature -1", 2, "temperature must be a number in [0", ""),
+    ("generate MODEL a --temperature", 2, "--temperature requires an argument", ""),
+    ("generate MODEL a --seed 1 --seed 2", 2, "--seed specified multiple times", ""),
+    ("generate MODEL a --n 9", 2, "n must be an integer in [1, 8]", ""),
+    ("generate MODEL a --logit-bias 3", 2, "logit_bias takes token ids with biases", ""),
+    ("generate MODEL a --stop-token-ids 999999", 2, "outside of the vocabulary", ""),
+    ("generate MODEL a b --stream", 2, "--stream shows one answer", "leave --n out"),
+    ("generate MODEL a --stream --json", 2, "--stream and --json exclude each other", ""),
+    ("generate MODEL a --stream --logprobs 1", 2, "--logprobs exclude each other", ""),
+    ("generate MODEL a --system b", 2, "--system needs --chat", ""),
+    ("generate MODEL - -", 2, "the standard input can be read only once", ""),
+    ("generate MODEL --file nowhere.txt", 2, "nowhere.txt: cannot be read", ""),
+    ("generate MODEL a --policy first", 2, 'invalid value "first" for --policy', ""),
+    ("generate MODEL a --max-num-seqs 0", 2, "max_num_seqs must be an integer", ""),
+    ("generate MODEL a --pad", 2, "pad=True", "continuous_batching=False"),
+    ("generate MODEL a --max-model-len 9999", 2, "max_model_len must be in [1, 512]", ""),
+    ("generate nowhere a", 3, "nowhere: no such folder", "hub id"),
+    ("generate . a", 3, "the folder has no config.json", "config.json"),
+    ("info nowhere", 3, "nowhere: no such folder", ""),
+    ("plan", 2, "MODEL requires an argument", ""),
+    ("plan MODEL --users 0", 2, "--users must be >= 1", ""),
+    ("plan MODEL --context 513", 2, "max_model_len must be in [1, 512]", ""),
+    ("plan MODEL --memory lots", 2, "not an amount of memory: 'lots'", "16GiB"),
+    ("pull", 2, "REPO requires an argument", ""),
+    ("pull gpt2", 2, "'gpt2' is not the name of a model on the hub", "owner/name"),
+    ("pull a/b@c --revision d", 2, "the revision is given twice", ""),
+    ("pull a/b --revision ../c", 3, "is not a revision", "a branch, a tag or a commit"),
+    ("doctor --port x", 2, 'unable to convert "x" into int', ""),
+    ("completion tcsh", 2, 'invalid value "tcsh"', ""),
+]
+
+
+@pytest.mark.parametrize(("words", "status", "error", "hint"), MISTAKES)
+def test_mistakes(
+    octavo: CommandLine, model: Path, words: str, status: int, error: str, hint: str
+) -> None:
+    ended = octavo(*words.replace("MODEL", str(model)).split())
+    assert ended.status == status
+    assert ended.out == ""
+    first, *rest = ended.err.splitlines()
+    assert first.startswith("error: ")
+    assert error in first
+    assert hint in "\n".join(rest)
+    assert all(line.startswith("hint: ") for line in rest)
+
+
+def test_version_and_no_command(octavo: CommandLine) -> None:
+    assert octavo("--version").out == f"{__version__}\n"
+    ended = octavo()
+    assert ended.status == 0
+    assert all(f"  {command.name}: " in ended.out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_the_list_of_commands_says_what_the_command_says(command: main_module.Command) -> None:
+    assert build_app(used=command.name)[command.name].help.startswith(command.summary)
+
+
+def test_a_command_that_is_left_out_does_not_break_the_others(
+    octavo: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = main_module.Command("missing", "Is not there.")
+    monkeypatch.setattr(main_module, "COMMANDS", (*COMMANDS, missing))
+    assert "missing" not in octavo("--help").out
+    assert octavo("missing").status == 2
+    assert octavo("info").status == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (UnsupportedModel, ExitCode.MODEL),
+        (Overloaded, ExitCode.ENGINE),
+        (DeadlineExceeded, ExitCode.ENGINE),
+        (RequestFailed, ExitCode.ENGINE),
+        (EngineDead, ExitCode.ENGINE),
+        (OctavoError, ExitCode.FAILURE),
+    ],
+)
+def test_exit_codes_of_errors(kind: type[OctavoError], code: ExitCode) -> None:
+    assert exit_code_of(kind("oh")) == code
+
+
+def test_every_exit_code_has_a_meaning() -> None:
+    assert all(code.meaning.endswith((".", ").")) for code in ExitCode)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left", "f"), 1)]
+)
+def test_other_ends(
+    octavo: CommandLine, monkeypatch: pytest.MonkeyPatch, error: BaseException, status: int
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(main_module, "_run", fail)
+    ended = octavo("info")
+    assert ended.status == status
+    assert ended.err == ("error: f: No space left\n" if status == 1 else "")
+
+
+def test_help_imports_no_command_and_no_engine() -> None:
+    code = (
+        "import sys; from octavo.cli.main import main; main(['--help']);"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50
+    )
+    loaded = set(done.stderr.split())
+    assert "octavo.cli.layers" in loaded  # the list is what it seems to be
+    assert not loaded & {"numpy", "octavo.cli.run", "octavo.engine.engine", "tokenizers", "fastapi"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_the_commands(octavo: CommandLine, shell: str) -> None:
+    ended = octavo("completion", shell)
+    assert ended.status == 0
+    assert all(word in ended.out for word in ("generate", "doctor", "max-num-seqs"))
