@@ -1,0 +1,48 @@
+"""Where the time of a step goes: inside the model's forward pass, and in each part around it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from octavo.engine.engine import EngineStats
+
+
+class StepParts(msgspec.Struct, frozen=True):
+    """Microseconds a step, on average over some time."""
+
+    steps: int
+    plan: float
+    """The scheduler decides."""
+    batch: float
+    """The plan becomes arrays."""
+    run: float
+    """The backend computes, sampling included."""
+    result: float
+    """Rows become the results of sequences."""
+    apply: float
+    """The scheduler takes them in."""
+    messages_and_output: float
+    """Everything else: requests and events as bytes, ids to text, the caller."""
+
+    @classmethod
+    def between(cls, before: EngineStats, after: EngineStats, wall_s: float) -> StepParts:
+        """What happened from one moment to another, ``wall_s`` seconds apart."""
+        steps = after.steps - before.steps
+        assert steps > 0, "nothing was computed"
+
+        def spent(part: str) -> float:
+            name = f"{part}_s"
+            return float(getattr(after, name) - getattr(before, name)) / steps * 1e6
+
+        known = {part: spent(part) for part in ("plan", "batch", "run", "result", "apply")}
+        rest = wall_s / steps * 1e6 - sum(known.values())
+        return cls(steps=steps, messages_and_output=rest, **known)
+
+    @property
+    def outside(self) -> float:
+        """Everything but ``run``."""
+        return self.plan + self.batch + self.result + self.apply + self.messages_and_output
+
+    @property
+    def total(self) -> float:
+        return self.outside + self.run

@@ -1,0 +1,246 @@
+"""``octavo bench``: ladder, engine and overhead, as tables or as JSON."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from cyclopts import App, Parameter
+
+from octavo.bench.engine import (
+    MAX_MODEL_LEN,
+    EngineJob,
+    Sample,
+    check_metrics,
+    missing_metrics,
+)
+from octavo.bench.ladder import climb
+from octavo.bench.machine import QUIET_SHARE, wait_until_quiet
+from octavo.bench.overhead import OverheadJob, OverheadResult
+from octavo.bench.rung import RungJob, RungResult
+from octavo.bench.shapes import SHAPES, write_shape
+from octavo.bench.worker import run_in_worker
+from octavo.bench.workload import FULL, QUICK
+from octavo.cli.bench_tables import (
+    NOISE,
+    engine_table,
+    ladder_notes,
+    ladder_table,
+    parts_table,
+)
+from octavo.cli.exit_codes import ExitCode
+from octavo.cli.output import console, print_error, print_json
+from octavo.cli.settings import EngineFlags, given
+from octavo.core.config import EngineConfig
+from octavo.core.errors import ConfigError
+from octavo.models.folder import resolve
+from octavo.models.spec import ModelSpec
+
+bench = App(name="bench")
+
+
+@bench.command
+def ladder(
+    model: str | None = None,
+    /,
+    *,
+    quick: Annotated[bool, Parameter(negative="")] = False,
+    repeat: int | None = None,
+    quiet_wait_s: float = 0.0,
+    num_threads: int | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Measure what each optimisation is worth: the same work, one switch after the other.
+
+    No KV cache, KV cache, static batch, dynamic batch, continuous batch, prefix cache. Every rung
+    must give the same answers, tokens and logprobs, to the bit; exit status 1 if one does not.
+
+    Args:
+        model: a model folder, or owner/name on the hub; by default a tiny random one.
+        quick: less work, and each rung once: under a minute for a small model.
+        repeat: runs of each rung; the median is printed. By default 3, with --quick 1.
+        quiet_wait_s: wait so long for other processes to be quiet, before each run.
+        num_threads: of the engine; by default one for each core.
+        json: one JSON object on stdout.
+    """
+    runs = (1 if quick else 3) if repeat is None else _at_least_one("repeat", repeat)
+    workload = QUICK if quick else FULL
+    steps = []
+
+    def measure(job: RungJob) -> RungResult:
+        if quiet_wait_s:
+            wait_until_quiet(quiet_wait_s)
+        [result] = run_in_worker(job, RungResult)
+        return result
+
+    with _subject(model, None if model else "tiny") as subject:
+        options = {"weights": subject.weights, "num_threads": num_threads}
+        EngineConfig.from_options(options)
+        for step in climb(
+            str(subject.folder), workload, measure=measure, options=options, repeat=runs
+        ):
+            _note(f"{step.rung.name}: {step.result.tokens_per_s:.0f} tokens/s")
+            steps.append(step)
+    equal = all(step.is_equal for step in steps)
+    if json:
+        print_json(
+            {
+                "model": subject.name,
+                "workload": msgspec.to_builtins(workload),
+                "repeat": runs,
+                "equal": equal,
+                "rungs": [step.fields() for step in steps],
+            }
+        )
+    else:
+        out = console()
+        out.print(ladder_table(subject.name, steps))
+        for note in ladder_notes(steps):
+            out.print(note, soft_wrap=True)
+    if not equal:
+        different = ", ".join(step.rung.name for step in steps if not step.is_equal)
+        print_error(
+            f"answers differ from those of the first rung: {different}",
+            "this is a bug of octavo's; please report it with the output of octavo info",
+        )
+        return ExitCode.FAILURE
+    return ExitCode.OK
+
+
+@bench.command
+def engine(
+    *,
+    shape: str | None = None,
+    model: str | None = None,
+    metrics: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
+    repeat: int = 3,
+    quiet_wait_s: float = 0.0,
+    profile: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    engine: EngineFlags | None = None,
+) -> int:
+    """Measure the engine's speed on random prompts, without the prefix cache.
+
+    Either on random weights in the shape of a real model, or on a model. The metrics are decode
+    (tokens/s of one sequence), prefill512 and prefill2048 (prompt tokens/s), batch8, batch16 and
+    batch32 (new tokens/s of so many sequences), rss_mb and startup_s.
+
+    Args:
+        shape: the name of a shape: qwen2.5-0.5b, tinyllama-1.1b, smollm2-135m, stories15m, tiny.
+        model: a model folder, or owner/name on the hub.
+        metrics: which; by default all.
+        repeat: samples of each metric; the table shows medians.
+        quiet_wait_s: wait so long for other processes to be quiet, before each sample.
+        profile: also print where the time of a step goes.
+        json: a JSON object a sample on stdout, one a line.
+    """
+    if (shape is None) == (model is None):
+        raise ConfigError(
+            "name either a shape or a model",
+            hint=f"--shape takes {', '.join(SHAPES)}; --model takes a folder",
+        )
+    wanted = check_metrics(tuple(metrics or ()))
+    _at_least_one("repeat", repeat)
+    samples: list[Sample] = []
+    with _subject(model, shape) as subject:
+        options = _engine_options(subject, given(engine))
+        for name in missing_metrics(wanted, options["max_model_len"]):
+            _note(f"{name} is left out: the context is {options['max_model_len']} tokens")
+        job = EngineJob(
+            folder=str(subject.folder),
+            shape=subject.name,
+            options=options,
+            metrics=wanted,
+            repeat=repeat,
+            quiet_wait_s=quiet_wait_s,
+            profile=profile,
+            started_s=time.monotonic(),
+        )
+        for sample in run_in_worker(job, Sample):
+            samples.append(sample)
+            if json:
+                print_json(sample.row())
+            else:
+                _note(f"{sample.metric}: {sample.value:g}")
+    if not json:
+        out = console()
+        out.print(engine_table(subject.name, samples))
+        if any(sample.others > QUIET_SHARE for sample in samples):
+            out.print(NOISE)
+        if profile:
+            profiles = {one.metric: one.profile for one in samples if one.profile is not None}
+            out.print(parts_table("last sample of", profiles))
+    return ExitCode.OK
+
+
+@bench.command
+def overhead(
+    *,
+    rows: Annotated[list[int] | None, Parameter(consume_multiple=True, negative="")] = None,
+    repeat: int = 5,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Measure the Python around the model: microseconds a step outside the forward pass.
+
+    Args:
+        rows: sequences decoded together, one figure each; by default 1 and 32.
+        repeat: runs of each; the median run is printed.
+        json: one JSON object on stdout.
+    """
+    counts = tuple(_at_least_one("rows", count) for count in rows or (1, 32))
+    _at_least_one("repeat", repeat)
+    with _subject(None, "nothing") as subject:
+        job = OverheadJob(folder=str(subject.folder), rows=counts, repeat=repeat)
+        results = list(run_in_worker(job, OverheadResult))
+    if json:
+        print_json({str(one.rows): msgspec.to_builtins(one.parts) for one in results})
+    else:
+        console().print(parts_table("rows", {str(one.rows): one.parts for one in results}))
+    return ExitCode.OK
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is measured."""
+
+    name: str
+    folder: Path
+    weights: str
+
+
+@contextmanager
+def _subject(model: str | None, shape: str | None) -> Iterator[_Subject]:
+    """A model as it is, or a shape with random weights."""
+    if model is not None:
+        folder = resolve(model)
+        yield _Subject(folder.name if Path(model).exists() else model, folder, "f32")
+        return
+    assert shape is not None
+    with tempfile.TemporaryDirectory(prefix="octavo-bench-") as name:
+        yield _Subject(shape, write_shape(shape, Path(name)), "dummy")
+
+
+def _engine_options(subject: _Subject, flags: dict[str, Any]) -> dict[str, Any]:
+    longest = ModelSpec.read(subject.folder).default_len
+    options = {"max_model_len": min(longest, MAX_MODEL_LEN), "weights": subject.weights, **flags}
+    EngineConfig.from_options(options)
+    return options
+
+
+def _at_least_one(name: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"{name} must be at least 1, got {value}")
+    return value
+
+
+def _note(text: str) -> None:
+    """Progress, for whoever looks."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)

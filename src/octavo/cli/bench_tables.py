@@ -1,0 +1,111 @@
+"""The tables of ``octavo bench``."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from octavo.bench.engine import Sample
+from octavo.bench.ladder import Step
+from octavo.bench.machine import QUIET_SHARE
+from octavo.bench.parts import StepParts
+
+
+def ladder_table(name: str, steps: Sequence[Step]) -> Table:
+    """A row a rung."""
+    first = steps[0].result
+    title = f"{name}: {len(first.answers)} requests, {first.new_tokens} new tokens"
+    table = _table(title, "rung")
+    for column in (
+        "tokens\n/s",
+        "over\nbefore",
+        "over\nfirst",
+        "TTFT s\nmedian",
+        "\np95",
+        "whole s\nmedian",
+        "\np95",
+        "peak\nMiB",
+        "answers",
+    ):
+        table.add_column(column, justify="right")
+    for step in steps:
+        result = step.result
+        noise = "*" if result.others > QUIET_SHARE else ""
+        table.add_row(
+            step.rung.name,
+            f"{result.tokens_per_s:,.0f}{noise}",
+            f"{step.over_before:.2f}x",
+            f"{step.over_first:.1f}x",
+            f"{result.ttft_median_s:.2f}",
+            f"{result.ttft_p95_s:.2f}",
+            f"{result.latency_median_s:.2f}",
+            f"{result.latency_p95_s:.2f}",
+            str(result.peak_rss_mib),
+            "equal" if step.is_equal else "DIFFERENT",
+        )
+    return table
+
+
+def ladder_notes(steps: Sequence[Step]) -> list[str]:
+    """What the rungs are, and what was found out about the answers."""
+    notes = [f"  {step.rung.name}: {step.rung.meaning}" for step in steps]
+    if all(step.is_equal for step in steps):
+        notes.append("All rungs gave equal answers: every token and every logprob, to the bit.")
+    if any(step.result.others > QUIET_SHARE for step in steps):
+        notes.append(NOISE)
+    return notes
+
+
+NOISE = f"* other processes used more than {QUIET_SHARE:.0%} of the machine: take it as noise."
+
+
+def engine_table(name: str, samples: Sequence[Sample]) -> Table:
+    """A row a metric."""
+    table = _table(name, "metric")
+    for column in ("median", "lowest", "highest", "samples", "others used"):
+        table.add_column(column, justify="right")
+    by_metric: dict[str, list[Sample]] = {}
+    for sample in samples:
+        by_metric.setdefault(sample.metric, []).append(sample)
+    for metric, taken in by_metric.items():
+        values = [sample.value for sample in taken]
+        others = statistics.median(sample.others for sample in taken)
+        table.add_row(
+            f"{metric} ({unit(metric)})",
+            f"{statistics.median(values):,.4g}" + ("*" if others > QUIET_SHARE else ""),
+            f"{min(values):,.4g}",
+            f"{max(values):,.4g}",
+            str(len(values)),
+            f"{others:.0%}",
+        )
+    return table
+
+
+def unit(metric: str) -> str:
+    """Of a metric's figures."""
+    return {"rss_mb": "MiB", "startup_s": "s"}.get(metric, "tokens/s")
+
+
+def parts_table(label: str, profiles: Mapping[str, StepParts]) -> Table:
+    """A row for each profile."""
+    table = _table("microseconds a step", label)
+    names = ("plan", "batch", "run", "result", "apply", "messages_and_output", "outside", "total")
+    table.add_column("steps", justify="right")
+    for name in names:
+        table.add_column(_PART_TITLES.get(name, name), justify="right")
+    for name, parts in profiles.items():
+        figures = [f"{getattr(parts, part):,.0f}" for part in names]
+        table.add_row(name, str(parts.steps), *figures)
+    return table
+
+
+_PART_TITLES = {"messages_and_output": "messages,\noutput", "outside": "all but\nrun"}
+
+
+def _table(title: str, first_column: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first_column, no_wrap=True)
+    return table
