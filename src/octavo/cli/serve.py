@@ -17,14 +17,11 @@ import uvloop
 from cyclopts import Parameter
 
 from octavo.cli.exit_codes import ExitCode
+from octavo.cli.loading import LoadedModel, load_model
 from octavo.cli.output import print_error, print_json, show_warnings
-from octavo.cli.settings import EngineFlags, given
-from octavo.core.config import EngineConfig
+from octavo.cli.settings import EngineFlags
 from octavo.core.errors import ConfigError
-from octavo.engine.load import LoadedEngine, load_engine
-from octavo.models.folder import resolve
 from octavo.runtime.async_client import AsyncClient
-from octavo.runtime.model_text import ModelText
 from octavo.server.auth import ApiKeys
 from octavo.server.gate import ACCESS_LOGGER
 from octavo.server.run import address_of, listen
@@ -87,12 +84,14 @@ def serve(
             f"other machines can reach {host}, and there are no API keys",
             hint=f"set {KEY_VARIABLE} or --api-key-file, or say --no-auth if that is meant",
         )
-    config = EngineConfig.from_options(QUEUE_BOUNDS | given(engine))
     show_warnings()
     if access_log:
         _show_access_log()
     with listen(host, port) as listener:  # before loading: a port in use is known at once
-        loaded = {name: _load(source, tokenizer, config) for name, source in sources.items()}
+        loaded = {
+            name: load_model(source, tokenizer, engine, QUEUE_BOUNDS)
+            for name, source in sources.items()
+        }
         is_clean = uvloop.run(_serve(loaded, settings, listener, as_json=json))
     if is_clean:
         return ExitCode.OK
@@ -100,18 +99,8 @@ def serve(
     return ExitCode.FAILURE
 
 
-Loaded = tuple[LoadedEngine, ModelText]
-
-
-def _load(source: str, tokenizer: str | None, config: EngineConfig) -> Loaded:
-    """In the main thread, so that Ctrl-C ends it at once."""
-    folder = resolve(source, weights=config.weights != "dummy")
-    text = ModelText(folder, None if tokenizer is None else Path(tokenizer))
-    return load_engine(folder, config), text
-
-
 async def _serve(
-    loaded: Mapping[str, Loaded],
+    loaded: Mapping[str, LoadedModel],
     settings: ServerSettings,
     listener: socket.socket,
     *,
@@ -127,8 +116,8 @@ async def _serve(
 
     async with AsyncExitStack() as stack:
         clients = {
-            name: await stack.enter_async_context(AsyncClient(*parts))
-            for name, parts in loaded.items()
+            name: await stack.enter_async_context(AsyncClient(model.engine, model.text))
+            for name, model in loaded.items()
         }
         return await serve_clients(clients, settings, listener, ready=ready)
 

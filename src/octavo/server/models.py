@@ -102,7 +102,7 @@ class ServedModel:
         characters = sum(map(_num_characters, messages))
         try:
             encoded = await self._in_turn(
-                lambda: self.client.text.encode_chat(messages, **options), characters
+                lambda: self.client.text.encode_chat(messages, options), characters
             )
         except ModelError as error:  # of this model, which is served, with this kind of request
             raise InvalidRequest(error.message, param="messages", hint=error.hint) from error

@@ -15,7 +15,7 @@ import uvicorn
 from octavo.core.errors import ConfigError
 from octavo.runtime.async_client import AsyncClient
 from octavo.server.app import ServerApp, create_app
-from octavo.server.http import make_protocol
+from octavo.server.protocol import make_protocol
 from octavo.server.settings import ServerSettings
 
 KEEP_ALIVE_S = 30

@@ -102,6 +102,8 @@ class ChatBody(SamplingBody):
     """``POST /v1/chat/completions``."""
 
     messages: list[ChatMessage] = Field(description="1 to 1,000 messages of text.")
+    prompt_cache_key: str | None = honoured("Accepted; equal prefixes are shared without a key.")
+    safety_identifier: str | None = honoured("Accepted; has no effect.")
     max_completion_tokens: int | None = honoured("The newer name of `max_tokens`.")
     logprobs: bool | None = honoured("Whether tokens come with their logprobs.")
     top_logprobs: int | None = honoured("The k most likely tokens too, 0 to 20.")
@@ -138,11 +140,9 @@ CHAT_REFUSALS: Mapping[str, Refusal] = {
     "moderation": Refusal("nothing is moderated"),
     "parallel_tool_calls": Refusal("tools cannot be called yet", (True, False)),
     "prediction": Refusal("outputs cannot be predicted by clients"),
-    "prompt_cache_key": Refusal("equal prefixes are always shared; no key is needed"),
     "prompt_cache_retention": Refusal("pages are kept while there is room", ("in_memory",)),
     "reasoning_effort": Refusal("use `chat_template_kwargs`, where the template has a switch"),
     "response_format": Refusal("output cannot be constrained yet", ({"type": "text"},)),
-    "safety_identifier": Refusal("nothing is moderated"),
     "tool_choice": Refusal("tools cannot be called yet", ("none", "auto")),
     "tools": Refusal("tools cannot be called yet", ([],)),
     "verbosity": Refusal("say it in a message"),
