@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from octavo.backends.reference_attention import (
 )
 from octavo.backends.rotary import rotary_tables
 from octavo.backends.sampler import rows_between, sample, score
+from octavo.core.errors import ConfigError
 from octavo.program.ir import (
     Activate,
     Activation,
@@ -46,6 +48,7 @@ from octavo.program.ir import (
     Scale,
     Take,
     Weight,
+    weights_of,
 )
 
 VERSION = 1
@@ -65,13 +68,26 @@ class ReferenceBackend:
         num_threads: of the kernels; None: one for each core that this process may use. Never
             changes a bit.
         instruction_set: of the kernels; empty: the best there is. Never changes a bit.
+
+    Raises:
+        ConfigError: no such instruction set on this machine.
     """
 
     name = "reference"
 
     def __init__(self, num_threads: int | None = None, instruction_set: str = "") -> None:
         pool = ThreadPool(num_threads or available_cores())
-        self._kernels = Kernels(pool, instruction_set)
+        try:
+            self._kernels = Kernels(pool, instruction_set)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+    @staticmethod
+    def num_stored_values(program: Program) -> int:
+        """Float32 numbers of a program's weights in memory. A tied embedding counts twice: as
+        rows, and transposed for the product."""
+        rows, transposed = _stored_weights(program)
+        return sum(prod(weight.shape) for weight in (*rows, *transposed))
 
     def compile(
         self, program: Program, weights: WeightSource, limits: Limits
@@ -203,6 +219,18 @@ def _digest(tables: dict[RotaryTable, tuple[F32, F32]]) -> str:
     return state.hexdigest()
 
 
+def _stored_weights(program: Program) -> tuple[set[Weight], set[Weight]]:
+    """The weights that are kept as they are, and those kept transposed, for products."""
+    transposed = {part.weight for part in program.operations if isinstance(part, Linear | Logits)}
+    others = (
+        weight
+        for part in program.operations
+        for weight in weights_of(part)
+        if not (isinstance(part, Linear | Logits) and weight == part.weight)
+    )
+    return set(others), transposed
+
+
 class _ReferenceOperations:
     """One method for each operation; see ``ir.py`` for what each computes."""
 
@@ -215,30 +243,12 @@ class _ReferenceOperations:
     ) -> None:
         self._kernels = kernels
         self._attention = attention
-        self._weights: dict[Weight, F32] = {}
+        rows, transposed = _stored_weights(program)
+        self._weights: dict[Weight, F32] = {weight: weights.load(weight) for weight in rows}
         self._transposed: dict[Weight, F32] = {}  # (in, out)
-        for part in program.operations:
-            match part:
-                case Embed():
-                    self._load(weights, part.table)
-                case Norm():
-                    self._load(weights, part.weight, part.bias)
-                case HeadNorm():
-                    self._load(weights, part.weight)
-                case Linear():
-                    self._load_transposed(weights, part.weight)
-                    self._load(weights, part.bias)
-                case Logits():
-                    self._load_transposed(weights, part.weight)
-
-    def _load(self, source: WeightSource, *weights: Weight | None) -> None:
-        for weight in weights:
-            if weight is not None and weight not in self._weights:
-                self._weights[weight] = source.load(weight)
-
-    def _load_transposed(self, source: WeightSource, weight: Weight) -> None:
-        loaded = self._weights[weight] if weight in self._weights else source.load(weight)
-        self._transposed[weight] = np.ascontiguousarray(loaded.T)
+        for weight in transposed:
+            loaded = self._weights[weight] if weight in rows else weights.load(weight)
+            self._transposed[weight] = np.ascontiguousarray(loaded.T)
 
     def embed(self, operation: Embed, step: _Step) -> F32:
         by_token = operation.by is EmbedBy.TOKEN

@@ -70,7 +70,7 @@ class Machine:
             logical_cpus=os.cpu_count() or 1,
             usable_cores=available_cores(root),
             total_bytes=_kibibytes(_fields(root / "proc/meminfo").get("MemTotal", "0")),
-            available_bytes=available_bytes(root / "proc/meminfo", cgroup),
+            available_bytes=available_bytes(root),
             cgroup_limit_bytes=_cgroup_limit(cgroup),
             huge_pages=_chosen(root / "sys/kernel/mm/transparent_hugepage/enabled"),
             libraries=_versions(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 from octavo.backends.base import Executable, Limits, WeightSource
@@ -13,7 +12,7 @@ from octavo.core.clock import Clock, monotonic
 from octavo.core.config import EngineConfig
 from octavo.core.hashing import numerics_id
 from octavo.engine.engine import Engine
-from octavo.execution.memory import available_bytes, num_pages_that_fit
+from octavo.execution.memory import available_bytes, check_pages, num_pages_that_fit
 from octavo.execution.runner import Runner
 from octavo.models.generation import GenerationConfig
 from octavo.models.registry import build
@@ -54,6 +53,7 @@ def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic)
     """
     spec = ModelSpec.read(folder)
     generation = GenerationConfig.read(folder)
+    end_token_ids = _end_token_ids(generation, spec)
     max_model_len = spec.resolve_max_model_len(config.max_model_len)
     if max_model_len > spec.default_len:
         logger.warning(
@@ -63,7 +63,7 @@ def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic)
         )
     program = build(spec, max_model_len)
     weights = _weights(folder, program, config)
-    num_pages = config.num_pages or _num_pages(program, config, max_model_len)
+    num_pages = _num_pages(program, config, max_model_len)
     executable = ReferenceBackend(num_threads=config.num_threads).compile(
         program,
         weights,
@@ -88,7 +88,7 @@ def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic)
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_model_len=max_model_len,
-        end_token_ids=generation.end_token_ids,
+        end_token_ids=end_token_ids,
         chunked_prefill=config.chunked_prefill,
         kv_cache=config.kv_cache,
     )
@@ -97,7 +97,7 @@ def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic)
         max_num_seqs=config.max_num_seqs,
         max_model_len=max_model_len,
         vocab_size=spec.vocab_size,
-        end_token_ids=generation.end_token_ids,
+        end_token_ids=end_token_ids,
         overlap=config.steps_in_flight > 1,
         clock=clock,
     )
@@ -114,14 +114,35 @@ def _weights(folder: Path, program: Program, config: EngineConfig) -> WeightSour
 
 
 def _num_pages(program: Program, config: EngineConfig, max_model_len: int) -> int:
+    groups, memory_bytes = program.kv_groups(), available_bytes()
+    if config.num_pages is not None:
+        check_pages(
+            groups,
+            bytes_per_value=BYTES_PER_VALUE,
+            num_pages=config.num_pages,
+            memory_bytes=memory_bytes,
+        )
+        return config.num_pages
     return num_pages_that_fit(
-        program.kv_groups(),
+        groups,
         bytes_per_value=BYTES_PER_VALUE,
-        weight_bytes=BYTES_PER_VALUE * sum(prod(weight.shape) for weight in program.weights()),
+        weight_bytes=BYTES_PER_VALUE * ReferenceBackend.num_stored_values(program),
         max_num_seqs=config.max_num_seqs,
         max_model_len=max_model_len,
-        memory_bytes=available_bytes(),
+        memory_bytes=memory_bytes,
     )
+
+
+def _end_token_ids(generation: GenerationConfig, spec: ModelSpec) -> tuple[int, ...]:
+    """Those that the model can draw; some models name others, of a vocabulary that was padded."""
+    for token in generation.end_token_ids:
+        if token >= spec.vocab_size:
+            logger.warning(
+                "end token %d is outside of the vocabulary of %d tokens: it is left out",
+                token,
+                spec.vocab_size,
+            )
+    return tuple(token for token in generation.end_token_ids if token < spec.vocab_size)
 
 
 def _batching(config: EngineConfig, clock: Clock) -> Batching:

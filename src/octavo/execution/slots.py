@@ -89,6 +89,7 @@ class SlotTable:
     def enter(self, entry: SlotEntry) -> None:
         """A sequence takes a slot, with every token known so far."""
         slot, params = entry.slot, entry.request.params
+        self.failures.pop(slot, None)
         known = len(entry.token_ids)
         self.tokens[slot, :known] = entry.token_ids
         self.num_tokens[slot] = known

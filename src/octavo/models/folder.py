@@ -12,6 +12,7 @@ import os
 import re
 from pathlib import Path
 
+from octavo.core.checks import shown
 from octavo.core.errors import ModelError, ModelNotFound
 from octavo.models.hub import HubId, download, looks_like_hub_id
 from octavo.weights.foreign import HEAD_BYTES, refuse_foreign
@@ -35,6 +36,11 @@ def resolve(model: str | Path, *, weights: bool = True) -> Path:
         ModelError: a file instead of a folder, a pickled checkpoint, a folder without a
             config.json, a repository without safetensors.
     """
+    if not isinstance(model, str | Path):
+        raise ModelNotFound(
+            f"{shown(model)} is not the name of a model",
+            hint="give a folder or a hub id (owner/name)",
+        )
     name = os.fspath(model)
     if not name or "\0" in name:
         raise ModelNotFound(

@@ -28,7 +28,7 @@ from octavo.runtime.client import InProcessClient, interrupts_held
 from octavo.runtime.model_text import EncodedPrompt, Message, ModelText
 from octavo.runtime.outputs import OutputAssembler, RequestOutput
 from octavo.runtime.progress import progress_bar
-from octavo.runtime.readers import AnswerStream, Collector, Work
+from octavo.runtime.readers import AnswerStream, Collector, StreamReader, Work
 from octavo.runtime.routes import Routes
 
 Prompt = str | Sequence[int]
@@ -138,9 +138,9 @@ class LLM:
         else:
             encoded = self.text.encode(cast("Prompt", prompt))
         assembler = self._assembler(encoded, _as_params(params), priority, tenant)
-        stream = AnswerStream(assembler, pump=self._pump, routes=self._routes)
-        self._open(assembler, stream)
-        return stream
+        reader = StreamReader(assembler)
+        self._open(assembler, reader)
+        return AnswerStream(reader, pump=self._pump, routes=self._routes)
 
     def beam_search(
         self,
@@ -296,7 +296,7 @@ class LLM:
             prompt, params, request_id=self._new_request_id(), priority=priority, tenant=tenant
         )
 
-    def _open(self, assembler: OutputAssembler, reader: Collector | AnswerStream) -> None:
+    def _open(self, assembler: OutputAssembler, reader: Collector | StreamReader) -> None:
         """Hand a request to the engine. Raises what the engine says of one that it refuses."""
         self._routes.open(assembler.request, reader)
         self._routes.dispatch(self._client.poll())  # a refusal is known at once

@@ -40,64 +40,64 @@ class Collector:
         self.assembler.fail(error)
 
 
+class StreamReader:
+    """Keeps the pieces of one answer until somebody takes them."""
+
+    __slots__ = ("assembler", "deltas")
+
+    def __init__(self, assembler: OutputAssembler) -> None:
+        self.assembler = assembler
+        self.deltas: deque[ChoiceDelta] = deque()
+
+    def take(self, event: Event) -> list[int]:
+        delta = self.assembler.apply(event)
+        if delta is not None:
+            self.deltas.append(delta)
+        return self.assembler.take_aborts()
+
+    def fail(self, request_id: str, error: OctavoError) -> None:
+        self.assembler.fail(error)
+
+
 class AnswerStream(Iterator[ChoiceDelta]):
     """One answer, piece by piece. Closing it, or letting go of it, aborts the request.
 
     Args:
+        reader: what the routes know; they do not know the stream, so that it can be let go of.
         pump: lets the engine work until something is known; raises when nothing more will come.
         routes: where its request is open.
     """
 
-    def __init__(
-        self,
-        assembler: OutputAssembler,
-        *,
-        pump: Callable[[], None],
-        routes: Routes,
-    ) -> None:
-        self._assembler = assembler
+    def __init__(self, reader: StreamReader, *, pump: Callable[[], None], routes: Routes) -> None:
+        self._reader = reader
         self._pump = pump
         self._routes = routes
-        self._deltas: deque[ChoiceDelta] = deque()
         self._closed = False
 
     @property
     def request_id(self) -> str:
-        return self._assembler.request.request_id
-
-    @property
-    def error(self) -> OctavoError | None:
-        """Why the request failed, if it did."""
-        return self._assembler.error
+        return self._reader.assembler.request.request_id
 
     def __next__(self) -> ChoiceDelta:
         """The next piece. Raises OctavoError when the request failed on the way."""
-        while not self._deltas:
-            if self._assembler.error is not None:
-                raise self._assembler.error
-            if self._closed or self._assembler.finished:
+        deltas, assembler = self._reader.deltas, self._reader.assembler
+        while not deltas:
+            if assembler.error is not None:
+                raise assembler.error
+            if self._closed or assembler.finished:
                 raise StopIteration
             self._pump()
-        return self._deltas.popleft()
+        return deltas.popleft()
 
     def so_far(self) -> RequestOutput:
         """Everything known by now."""
-        return self._assembler.output()
+        return self._reader.assembler.output()
 
     def close(self) -> None:
         """Nobody reads it any more."""
         self._closed = True
-        self._deltas.clear()
+        self._reader.deltas.clear()
         self._routes.close(self.request_id)
 
     def __del__(self) -> None:
         self._routes.abandon(self.request_id)  # the collector may run in the middle of a step
-
-    def take(self, event: Event) -> list[int]:
-        delta = self._assembler.apply(event)
-        if delta is not None:
-            self._deltas.append(delta)
-        return self._assembler.take_aborts()
-
-    def fail(self, request_id: str, error: OctavoError) -> None:
-        self._assembler.fail(error)

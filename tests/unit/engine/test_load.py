@@ -9,6 +9,8 @@ import pytest
 
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError, ModelError
+from octavo.core.events import Finished
+from octavo.core.request import Request, SamplingParams
 from octavo.engine.load import load_engine
 from tests.tiny import write_tiny_model
 
@@ -46,3 +48,22 @@ def test_a_batch_larger_than_the_slots_is_refused(tmp_path: Path) -> None:
         load_engine(
             tmp_path, EngineConfig(continuous_batching=False, max_batch_size=9, max_num_seqs=8)
         )
+
+
+def test_end_tokens_that_the_model_cannot_draw_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tiny_model(tmp_path, eos_token_id=[1, 999])
+    loaded = load_engine(tmp_path, EngineConfig())
+    assert "end token 999" in caplog.text
+    loaded.engine.add(
+        Request(
+            request_id="r",
+            prompt_ids=(5,),
+            params=SamplingParams(min_tokens=2, max_tokens=4, seed=1),
+        )
+    )
+    events = []
+    while loaded.engine.has_work:
+        events += loaded.engine.step()
+    assert isinstance(events[-1], Finished)

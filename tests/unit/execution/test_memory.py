@@ -6,36 +6,61 @@ import pytest
 
 from octavo.core.errors import ConfigError
 from octavo.core.kv_layout import KVGroup
-from octavo.execution.memory import available_bytes, num_pages_that_fit, page_bytes
+from octavo.execution.memory import (
+    available_bytes,
+    check_pages,
+    num_pages_that_fit,
+    page_bytes,
+)
 
 GROUP = KVGroup(window=None, layers=(0, 1), num_kv_heads=2, head_dim=8)
 MIB = 2**20
 
 
-def write_files(folder: Path, **cgroup: str) -> tuple[Path, Path]:
-    meminfo = folder / "meminfo"
-    meminfo.write_text("MemTotal:       2048 kB\nMemAvailable:    1024 kB\n")
-    limits = folder / "cgroup"
-    limits.mkdir()
-    for name, text in cgroup.items():
-        (limits / name.replace("_", ".")).write_text(text + "\n")
-    return meminfo, limits
+def write_machine(root: Path, groups: dict[str, dict[str, str]]) -> Path:
+    """A made-up tree of proc and sys: a process in the cgroup ``pod/box``, and 1 MiB available."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/meminfo").write_text("MemTotal:       2048 kB\nMemAvailable:    1024 kB\n")
+    (root / "proc/self/cgroup").write_text("0::/pod/box\n")
+    for path, files in groups.items():
+        folder = root / "sys/fs/cgroup" / path
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (folder / f"memory.{name}").write_text(text + "\n")
+    return root
 
 
 @pytest.mark.parametrize(
-    ("cgroup", "expected"),
+    ("groups", "expected"),
     [
         ({}, MIB),
-        ({"memory_max": "max", "memory_high": "max", "memory_current": "5"}, MIB),
-        ({"memory_max": "1000", "memory_current": "400"}, 600),
-        ({"memory_max": "1000", "memory_high": "500", "memory_current": "400"}, 100),
-        ({"memory_max": "1000", "memory_current": "4000"}, 0),
+        ({"": {"max": "max", "high": "max", "current": "5"}}, MIB),
+        ({"": {"max": "1000", "current": "400"}}, 600),
+        ({"": {"max": "1000", "high": "500", "current": "400"}}, 100),
+        ({"": {"max": "1000", "current": "4000"}}, 0),
+        ({"pod/box": {"max": "900", "current": "400"}, "pod": {"max": "max"}}, 500),
+        (
+            {"pod/box": {"max": "900", "current": "400"}, "pod": {"max": "800", "current": "700"}},
+            100,
+        ),
+        ({"pod/other": {"max": "1", "current": "0"}}, MIB),
+        ({"": {"max": "1000", "current": "900", "stat": "anon 5\ninactive_file 300"}}, 400),
     ],
 )
 def test_available_is_the_least_of_all_limits(
-    tmp_path: Path, cgroup: dict[str, str], expected: int
+    tmp_path: Path, groups: dict[str, dict[str, str]], expected: int
 ) -> None:
-    assert available_bytes(*write_files(tmp_path, **cgroup)) == expected
+    assert available_bytes(write_machine(tmp_path, groups)) == expected
+
+
+def test_a_machine_that_does_not_tell(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read") as caught:
+        available_bytes(tmp_path)
+    assert caught.value.hint == "set num_pages"
+    write_machine(tmp_path, {})
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 5 kB\n")
+    with pytest.raises(ConfigError, match="does not tell MemAvailable"):
+        available_bytes(tmp_path)
 
 
 def test_available_on_this_machine_is_positive() -> None:
@@ -70,3 +95,11 @@ def test_one_sequence_must_fit() -> None:
     with pytest.raises(ConfigError, match="one sequence of 160 tokens needs") as caught:
         fit(20_000)
     assert "max_model_len" in str(caught.value.hint)
+
+
+def test_wanted_pages_must_fit() -> None:
+    check_pages([GROUP], bytes_per_value=4, num_pages=10, memory_bytes=10 * page_bytes(GROUP, 4))
+    with pytest.raises(ConfigError, match="num_pages=11 takes"):
+        check_pages(
+            [GROUP], bytes_per_value=4, num_pages=11, memory_bytes=10 * page_bytes(GROUP, 4)
+        )

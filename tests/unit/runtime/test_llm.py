@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import os
+import pickle
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,9 @@ import numpy as np
 import pytest
 
 from octavo import LLM, OctavoError, Priority, SamplingParams
-from octavo.core.errors import ConfigError, InvalidRequest, ModelError, ModelNotFound
+from octavo.core.errors import ConfigError, InvalidRequest, Misuse, ModelError, ModelNotFound
+from octavo.core.events import Event
+from octavo.runtime.outputs import ChoiceDelta, OutputAssembler
 from tests.small_model import END, VOCAB, write_small_model
 from tests.tiny import write_tiny_model
 
@@ -274,3 +281,190 @@ def test_every_family_answers(tmp_path: Path) -> None:
     for family in ("llama", "mistral", "qwen2", "qwen3", "gpt2"):
         with LLM(write_small_model(tmp_path / family, family)) as llm:
             assert len(llm.generate("Hello", GREEDY)[0].choices[0].token_ids) == 12
+
+
+@pytest.mark.parametrize("options", [{}, {"steps_in_flight": 2}, {"kv_cache": False}])
+def test_ctrl_c_ends_the_call_and_not_the_model(folder: Path, options: dict[str, Any]) -> None:
+    with LLM(folder, **options) as llm:
+        expected = llm.generate("Hello", GREEDY)[0].text
+        for delay_s in (0.002, 0.01, 0.03):
+            timer = threading.Timer(delay_s, signal.raise_signal, [signal.SIGINT])
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                llm.generate(["Hello"] * 8, SamplingParams(max_tokens=400, ignore_eos=True))
+            timer.join()
+            counts = llm.stats().scheduler
+            assert (counts.running, counts.waiting) == (0, 0)
+            assert llm.generate("Hello", GREEDY)[0].text == expected
+
+
+def test_ctrl_c_leaves_other_streams_alone(folder: Path) -> None:
+    with LLM(folder) as llm:
+        expected = [delta.token_ids for delta in llm.stream("Hello", GREEDY)]
+        stream = llm.stream("Hello", GREEDY)
+        first = next(stream).token_ids
+        timer = threading.Timer(0.01, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(["Hello"] * 8, SamplingParams(max_tokens=400, ignore_eos=True))
+        timer.join()
+        assert [first, *(delta.token_ids for delta in stream)] == expected
+
+
+def test_after_close_everything_says_so(folder: Path) -> None:
+    llm = LLM(folder, steps_in_flight=2)
+    stream = llm.stream("Hello", GREEDY)
+    next(stream)
+    llm.close()
+    llm.close()
+    with pytest.raises(OctavoError, match="closed"):
+        list(stream)
+    for call in (
+        lambda: llm.generate("Hello", GREEDY),
+        lambda: llm.stream("Hello", GREEDY),
+        lambda: llm.beam_search("Hello", width=2, max_tokens=3),
+        llm.stats,
+    ):
+        with pytest.raises(Misuse, match="closed"):
+            call()
+
+
+def test_a_stream_that_nobody_reads_costs_nothing(folder: Path) -> None:
+    with LLM(folder) as llm:
+        llm.stream("Hello", GREEDY).close()
+        assert llm.stats().scheduler.waiting == 0
+        stream = llm.stream("Hello", GREEDY)
+        del stream
+        gc.collect()
+        assert llm.stats().scheduler.waiting == 0
+        assert llm.stats().steps == 0
+
+
+def test_reading_a_closed_stream_ends(llm: LLM) -> None:
+    stream = llm.stream("Hello", GREEDY)
+    next(stream)
+    stream.close()
+    assert list(stream) == []
+
+
+def test_a_reader_that_fails_fails_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with LLM(folder) as llm:
+        alone = llm.generate("b", GREEDY)[0]
+        apply = OutputAssembler.apply
+
+        def sometimes(self: OutputAssembler, event: Event) -> ChoiceDelta | None:
+            if len(self.request.prompt_ids) == 3:
+                raise RuntimeError("out of luck")
+            return apply(self, event)
+
+        monkeypatch.setattr(OutputAssembler, "apply", sometimes)
+        first, *others = llm.generate(["aaa", "b", "b"], GREEDY)
+        assert first.error is not None
+        assert "out of luck" in str(first.error)
+        assert [other.text for other in others] == [alone.text] * 2
+        assert llm.stats().scheduler.running == 0
+
+
+def test_two_threads_at_once_are_told(folder: Path) -> None:
+    with LLM(folder) as llm:
+        errors: list[BaseException] = []
+        start = threading.Barrier(4)
+
+        def work() -> None:
+            start.wait()
+            try:
+                llm.generate(["Hello"] * 4, SamplingParams(max_tokens=60, ignore_eos=True))
+            except Misuse as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors
+        assert all("another thread" in str(error) for error in errors)
+        assert llm.generate("Hello", GREEDY)[0].error is None
+
+
+def test_a_forked_process_is_told(folder: Path) -> None:
+    with LLM(folder, steps_in_flight=2) as llm:
+        llm.generate("Hello", GREEDY)
+        process_id = os.fork()
+        if process_id == 0:
+            try:
+                llm.generate("Hello", GREEDY)
+            except Misuse:
+                os._exit(17)
+            os._exit(1)
+        _, status = os.waitpid(process_id, 0)
+        assert os.waitstatus_to_exitcode(status) == 17
+        assert llm.generate("Hello", GREEDY)[0].error is None
+
+
+def test_it_cannot_be_copied(llm: LLM) -> None:
+    with pytest.raises(TypeError, match="make one there"):
+        pickle.dumps(llm)
+
+
+def test_a_full_queue_is_waited_for(folder: Path) -> None:
+    with LLM(folder, max_waiting_requests=2, max_num_seqs=2) as llm:
+        outputs = llm.generate([f"number {number}" for number in range(20)], GREEDY)
+        assert [output.prompt for output in outputs] == [f"number {number}" for number in range(20)]
+        assert all(output.error is None for output in outputs)
+
+
+WRONG_CALLS: list[Callable[[LLM], Any]] = [
+    lambda llm: llm.generate("a", params=5),  # type: ignore[arg-type]
+    lambda llm: llm.generate("a", params={"max_tokens": 3}),  # type: ignore[arg-type]
+    lambda llm: llm.generate("a", params=[None, 1]),  # type: ignore[list-item]
+    lambda llm: llm.generate("a", priority="high"),  # type: ignore[arg-type]
+    lambda llm: llm.generate("a", priority=77),  # type: ignore[arg-type]
+    lambda llm: llm.generate("a", tenant=5),  # type: ignore[arg-type]
+    lambda llm: llm.generate("a", tenant="\ud800"),
+    lambda llm: llm.generate("\ud800"),
+    lambda llm: llm.generate(b"abc"),  # type: ignore[arg-type]
+    lambda llm: llm.generate({"a": 1}),  # type: ignore[arg-type]
+    lambda llm: llm.generate({"a"}),  # type: ignore[arg-type]
+    lambda llm: llm.generate([2**70]),
+    lambda llm: llm.chat(None),  # type: ignore[arg-type]
+    lambda llm: llm.chat({"role": "user"}),  # type: ignore[arg-type]
+    lambda llm: llm.chat([5]),  # type: ignore[list-item]
+    lambda llm: llm.chat([{"role": "user", "content": "x"}], template_options=5),  # type: ignore[arg-type]
+    lambda llm: llm.chat([{"role": "user", "content": "x"}], template_options={5: 1}),  # type: ignore[dict-item]
+    lambda llm: llm.chat([{"role": "user", "content": "x"}], template_options={"messages": 1}),
+    lambda llm: llm.stream(5),  # type: ignore[arg-type]
+    lambda llm: llm.stream({}),  # type: ignore[arg-type]
+    lambda llm: llm.stream("a", {"max_tokens": 3}),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize("call", WRONG_CALLS)
+def test_wrong_calls_are_refused_and_leave_nothing(llm: LLM, call: Callable[[LLM], Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        call(llm)
+    counts = llm.stats().scheduler
+    assert (counts.running, counts.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("model", [None, 5, b"x", ["a"]])
+def test_what_is_no_model_is_refused(model: Any) -> None:
+    with pytest.raises(OctavoError):
+        LLM(model)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"num_pages": 10**9}, {"num_pages": 10**30}, {"num_threads": 5000}, {"max_num_seqs": 10**12}],
+)
+def test_settings_beyond_the_machine_are_refused(folder: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        LLM(folder, **options)
+
+
+def test_an_unknown_instruction_set_is_refused(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCTAVO_CPU_ISA", "bogus")
+    with pytest.raises(ConfigError, match="bogus"):
+        LLM(folder)
