@@ -28,6 +28,7 @@ TABLE = {
     "unsupported_model": 400,
     "request_failed": 500,
     "engine_dead": 503,
+    "misuse": 500,
 }
 
 
