@@ -309,7 +309,8 @@ class Planner:
 
     def _let_in_before(self, sequence: Sequence, flight: Flight, tokens: int) -> bool:
         """Start the head of the queue. If the policy says that others must make way for it, the
-        worst-ranked of them are preempted as far as needed, but nobody is preempted in vain."""
+        worst-ranked of them are preempted as far as needed; nobody is, if all that they hold
+        (counting what they share with others, too) would not be enough."""
         running = self._roster.running
         head_start = self._head_start(sequence)
         if self._must_wait_for_tokens(sequence, head_start, tokens):

@@ -3,7 +3,7 @@
 Keys are fixed when a request is taken; with its arrival number and the choice added they become
 ranks, of which no two are equal. One order serves everything: who is computed first, who is let
 in, and, read from the other end, who gives its pages up. What follows from that is said in
-``scheduler``.
+``planner``.
 """
 
 from __future__ import annotations
