@@ -157,7 +157,7 @@ class BeamSearch:
         self.is_over = not self.beams or not self._can_improve(length)
 
     def _end(self, token_ids: tuple[int, ...], logprob: float, is_end: bool) -> None:
-        score = logprob / float(len(token_ids)) ** self._params.length_penalty
+        score = logprob / math.pow(len(token_ids), self._params.length_penalty)
         reason = FinishReason.STOP if is_end else FinishReason.LENGTH
         self.endings.append(Ending(token_ids, logprob, score, reason))
 
@@ -170,7 +170,7 @@ class BeamSearch:
             return False
         if params.early_stopping == "never" and params.length_penalty > 0:
             length = self.max_tokens
-        best_possible = self.beams[0].logprob / float(length) ** params.length_penalty
+        best_possible = self.beams[0].logprob / math.pow(length, params.length_penalty)
         return best_possible > self.endings[-1].score
 
 
