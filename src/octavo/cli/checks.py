@@ -5,6 +5,7 @@ Checks take facts and give verdicts; finding the facts is ``machine``'s and ``do
 
 from __future__ import annotations
 
+import difflib
 import enum
 import socket
 import sys
@@ -15,7 +16,6 @@ from octavo.cli.layers import CONFIG_VARIABLE, PREFIX
 from octavo.cli.machine import Machine
 from octavo.cli.output import bytes_text
 from octavo.cli.settings import TABLES
-from octavo.core.errors import did_you_mean
 
 ENOUGH_BYTES = 2 * 2**30
 LITTLE_BYTES = 512 * 2**20
@@ -186,8 +186,15 @@ def check_variables(environment: Mapping[str, str], command_names: Collection[st
         "variables",
         Verdict.WARNING,
         f"unknown, and not heeded: {', '.join(strange)}",
-        did_you_mean(strange[0], known) or "octavo info --settings lists the settings",
+        _meant(strange[0], known) or "octavo info --settings lists the settings",
     )
+
+
+def _meant(variable: str, known: Collection[str]) -> str | None:
+    """A hint that names the closest; the common prefix makes nothing alike."""
+    names = [name.removeprefix(PREFIX) for name in known]
+    close = difflib.get_close_matches(variable.removeprefix(PREFIX), names, n=1)
+    return f"did you mean '{PREFIX}{close[0]}'?" if close else None
 
 
 def python_version() -> tuple[int, int]:

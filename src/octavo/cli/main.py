@@ -140,9 +140,17 @@ def build_app(layers: Layers | None = None, *, used: str = "") -> App:
             continue  # left out of this build
         summary = None if command.name == used else command.summary
         app.command(command.path, name=command.name, help=summary, sort_key=order)
-    if used in app and not used.startswith("-"):
-        app[used].help = _unwrapped(app[used].help)
+        if command.name == used:
+            _unwrap_help(app[used], command.summary)
     return app
+
+
+def _unwrap_help(app: App, summary: str) -> None:
+    """Give a command, and those below it, the text of their docstrings as help."""
+    app.help = _unwrapped(app.help) or summary
+    for name in app:
+        if not name.startswith("-"):
+            _unwrap_help(app[name], "")
 
 
 def _unwrapped(docstring: str) -> str:

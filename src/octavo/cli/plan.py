@@ -90,42 +90,47 @@ class Plan:
 def make_plan(facts: ModelFacts, config: EngineConfig, *, users: int, memory_bytes: int) -> Plan:
     """KV bytes = 2 x layers x kv heads x head dim x bytes x tokens, in whole pages."""
     usable = int(memory_bytes * USABLE)
-    workspace = workspace_bytes(facts, config, users)
-    room = max(0, usable - facts.weight_bytes - workspace)
     page = facts.kv_bytes_a_page
     pages_each = pages_for(facts.context)
     num_pages = users * pages_each + 1  # page 0 belongs to nobody
     default_pages = int(max(0, usable - facts.weight_bytes) * KV_SHARE) // page
-    pages_of_room = max(0, room // page - 1)
-    fits = num_pages * page <= room
+    fixed = activation_bytes(facts, config)
+    each = logits_bytes(facts)
+    room = max(0, usable - facts.weight_bytes - fixed - page)
+    pages_of_room = max(0, room - users * each) // page
+    total = facts.weight_bytes + fixed + users * each + num_pages * page
+    fits = total <= usable
     result = Plan(
         context=facts.context,
         users=users,
         memory_bytes=memory_bytes,
         usable_bytes=usable,
         weight_bytes=facts.weight_bytes,
-        workspace_bytes=workspace,
+        workspace_bytes=fixed + users * each,
         kv_bytes_a_token=facts.kv_bytes_a_token,
         kv_bytes=num_pages * page,
-        total_bytes=facts.weight_bytes + workspace + num_pages * page,
+        total_bytes=total,
         fits=fits,
         fits_by_default=fits and num_pages <= default_pages,
         num_pages=num_pages,
-        most_users=pages_of_room // pages_each,
+        most_users=room // (pages_each * page + each),
         longest_context=min(facts.context, pages_of_room // users * PAGE_SIZE),
         advice=(),
     )
     return _with_advice(result, config.max_num_batched_tokens)
 
 
-def workspace_bytes(facts: ModelFacts, config: EngineConfig, users: int) -> int:
-    """About what a step needs beside weights and pages: activations of its tokens, and logits."""
+def activation_bytes(facts: ModelFacts, config: EngineConfig) -> int:
+    """About what the tokens of a step need while they go through a layer."""
     spec = facts.spec
     heads = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
     widths = 3 * spec.hidden_size + heads + 3 * spec.intermediate_size
-    activations = config.max_num_batched_tokens * widths
-    logits = LOGITS_COPIES * users * spec.vocab_size
-    return (activations + logits) * BYTES_PER_VALUE
+    return config.max_num_batched_tokens * widths * BYTES_PER_VALUE
+
+
+def logits_bytes(facts: ModelFacts) -> int:
+    """About what a sequence needs while its next token is drawn."""
+    return LOGITS_COPIES * facts.spec.vocab_size * BYTES_PER_VALUE
 
 
 def _with_advice(plan: Plan, step_tokens: int) -> Plan:

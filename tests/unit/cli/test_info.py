@@ -1,0 +1,48 @@
+"""``octavo info``: the machine, a model, and the effective settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from octavo import LLM
+from tests.command_line import CommandLine
+from tests.tiny import write_tiny_model
+
+
+def test_a_models_facts_are_those_of_the_loaded_model(octavo: CommandLine, model: Path) -> None:
+    facts = json.loads(octavo("info", model, "--json").out)["model"]
+    with LLM(model) as llm:
+        spec = llm.spec
+        assert facts["context"] == llm.max_model_len
+    for name in ("architecture", "num_layers", "num_heads", "num_kv_heads", "vocab_size"):
+        assert facts[name] == getattr(spec, name)
+    assert facts["stored_bytes"] == {"F32": facts["weight_bytes"]}
+    assert facts["weight_bytes"] == 4 * facts["parameters"]
+    assert facts["end_token_ids"] == [256]
+    assert facts["has_chat_template"] is True
+    assert facts["kv_groups"] == [{"window": None, "layers": [0, 1]}]
+
+
+def test_a_model_without_a_tokeniser_and_with_a_window(octavo: CommandLine) -> None:
+    folder = octavo.folder / "bare"
+    folder.mkdir()
+    write_tiny_model(folder, "mistral", sliding_window=64)
+    ended = octavo("info", folder)
+    assert ended.status == 0
+    assert "KV groups      2 layers with a window of 64 tokens" in ended.out
+    assert "tokeniser      no" in ended.out
+    assert "chat template  no" in ended.out
+
+
+def test_the_machine(octavo: CommandLine) -> None:
+    out = octavo("info", "--num-threads", 1).out
+    assert "\nthreads          1 of " in out
+    machine = json.loads(octavo("info", "--json").out)["machine"]
+    assert machine["instruction_set"] in machine["instruction_sets"]
+
+
+def test_settings_that_contradict_each_other_are_told(octavo: CommandLine) -> None:
+    ended = octavo("info", "--settings", "--max-num-seqs", 64, "--max-num-batched-tokens", 32)
+    assert ended.status == 2
+    assert "starve" in ended.err

@@ -1,0 +1,108 @@
+"""``octavo plan`` says what would fit, and the engine agrees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from octavo.cli.model_facts import ModelFacts
+from octavo.cli.plan import make_plan, parse_bytes
+from octavo.core.config import EngineConfig
+from octavo.core.errors import ConfigError
+from octavo.execution.memory import num_pages_that_fit
+from tests.command_line import CommandLine
+from tests.tiny import write_tiny_model
+
+CONFIG = EngineConfig()
+
+
+@pytest.fixture(scope="module")
+def facts(model: Path) -> ModelFacts:
+    return ModelFacts.read(model)
+
+
+def test_the_formula(facts: ModelFacts) -> None:
+    # 2 layers, 2 heads of keys and values, 8 numbers each, keys and values, four bytes a number
+    assert facts.kv_bytes_a_token == 2 * 2 * 2 * 8 * 4
+    plan = make_plan(facts, CONFIG, users=3, memory_bytes=2**30)
+    assert plan.kv_bytes == (3 * 512 + 16) * 256
+    assert plan.total_bytes == plan.weight_bytes + plan.workspace_bytes + plan.kv_bytes
+
+
+def test_what_fits_by_default_is_what_the_engine_takes(facts: ModelFacts) -> None:
+    for memory_bytes in range(4 * 2**20, 64 * 2**20, 2**20):
+        for users in (1, 20, 60):
+            plan = make_plan(facts, CONFIG, users=users, memory_bytes=memory_bytes)
+            taken = num_pages_that_fit(
+                facts.kv_groups,
+                bytes_per_value=4,
+                weight_bytes=facts.weight_bytes,
+                max_num_seqs=users,
+                max_model_len=512,
+                memory_bytes=memory_bytes,
+            )
+            if plan.fits:
+                assert plan.fits_by_default == (taken == plan.num_pages)
+
+
+def test_the_most_users_and_the_longest_context_fit_and_one_more_does_not(
+    facts: ModelFacts, model: Path
+) -> None:
+    memory_bytes = 16 * 2**20
+    plan = make_plan(facts, CONFIG, users=1000, memory_bytes=memory_bytes)
+    assert not plan.fits
+    for users, fits in ((plan.most_users, True), (plan.most_users + 1, False)):
+        assert make_plan(facts, CONFIG, users=users, memory_bytes=memory_bytes).fits is fits
+    assert 0 < plan.longest_context < 512
+    for context, fits in ((plan.longest_context, True), (plan.longest_context + 1, False)):
+        other = ModelFacts.read(model, context)
+        assert make_plan(other, CONFIG, users=1000, memory_bytes=memory_bytes).fits is fits
+
+
+def test_json_and_exit_status(octavo: CommandLine, model: Path) -> None:
+    fits = octavo("plan", model, "--users", 2, "--context", 100, "--memory", "1GiB", "--json")
+    told = json.loads(fits.out)
+    assert fits.status == 0
+    assert (told["fits"], told["users"], told["context"]) == (True, 2, 100)
+    too_much = octavo("plan", model, "--users", 1000, "--memory", "16MiB")
+    assert too_much.status == 1
+    assert "fits            NO" in too_much.out
+    assert "users fit (--users)" in too_much.out
+
+
+def test_advice(facts: ModelFacts) -> None:
+    memory = 16 * 2**20
+    users = next(
+        number
+        for number in range(1, 200)
+        if not make_plan(facts, CONFIG, users=number, memory_bytes=memory).fits_by_default
+    )
+    plan = make_plan(facts, CONFIG, users=users, memory_bytes=memory)
+    assert f"--num-pages {plan.num_pages}" in plan.advice[0]
+    small = make_plan(facts, CONFIG, users=1, memory_bytes=2**16)
+    assert small.advice[0].startswith("the weights alone do not fit")
+
+
+def test_only_a_config_is_needed(octavo: CommandLine) -> None:
+    folder = octavo.folder / "bare"
+    folder.mkdir()
+    write_tiny_model(folder, "gpt2")
+    (folder / "model.safetensors").unlink()
+    assert octavo("plan", folder).status == 0
+    assert "no weights here" in octavo("info", folder).out
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("100", 100), ("16GiB", 2**34), ("1.5 kb", 1500), ("2MB", 2 * 10**6), ("3m", 3 * 10**6)],
+)
+def test_amounts_of_memory(text: str, count: int) -> None:
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "GiB", "-1", "1 XB", "i", "1e9"])
+def test_wrong_amounts_of_memory(text: str) -> None:
+    with pytest.raises(ConfigError, match="not an amount"):
+        parse_bytes(text)
