@@ -30,7 +30,7 @@ def test_the_ladder_is_left_out_where_it_would_take_long(
     monkeypatch.setattr("sys.argv", ["demo"])
     assert demo.main() == 0
     out = capsys.readouterr().out
-    assert "The ladder would take about 3600 s here: octavo bench ladder --quick" in out
+    assert "The ladder would take about 3600 s with this model: octavo bench ladder --quick" in out
 
 
 def test_different_answers_are_told_and_fail(
