@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-from octavo import _native
+from octavo._native import Kernels, ThreadPool
+from octavo._native import cpu_features as native_features
+from octavo._native import instruction_sets as native_instruction_sets
 from octavo.core.errors import ConfigError
 
 _ROOT = Path("/")
@@ -29,12 +31,12 @@ def available_cores(root: Path = _ROOT) -> int:
 
 def cpu_features() -> tuple[str, ...]:
     """What the processor has and the operating system lets us use, by CPUID's names."""
-    return tuple(name for name, there in _native.cpu_features().items() if there)
+    return tuple(name for name, there in native_features().items() if there)
 
 
 def instruction_sets() -> tuple[str, ...]:
     """Those that our kernels can use on this machine, slowest first."""
-    return tuple(_native.instruction_sets())
+    return tuple(native_instruction_sets())
 
 
 def chosen_instruction_set() -> str:
@@ -44,7 +46,7 @@ def chosen_instruction_set() -> str:
         ConfigError: it names one that cannot be used.
     """
     try:
-        return _native.Kernels(_native.ThreadPool(1)).instruction_set
+        return Kernels(ThreadPool(1)).instruction_set
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -7,6 +7,7 @@ prints is its own business, the errors that it raises are printed here.
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import re
 import sys
@@ -71,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from octavo.cli.output import print_error
     from octavo.core.errors import OctavoError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character
+            stream.reconfigure(errors="replace")
     try:
         status = _run(words)
         sys.stdout.flush()
