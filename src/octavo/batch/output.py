@@ -61,6 +61,7 @@ class OutputFile:
                 written += os.write(self._file.fileno(), line[written:])
         except OSError:
             self._file.truncate(self._size)
+            self._file.seek(self._size)
             raise
         self._size += len(line)
         if self._clock() - self._synced_s >= SYNC_INTERVAL_S:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -50,8 +51,9 @@ def run_in_worker(job: Job, kind: type[ResultType]) -> Iterator[ResultType]:
         try:
             assert process.stdin is not None
             assert process.stdout is not None
-            process.stdin.write(_encoder.encode(job))
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # it has ended already; its status says how
+                process.stdin.write(_encoder.encode(job))
+                process.stdin.close()
             for line in process.stdout:
                 result = _line_decoder.decode(line)
                 if isinstance(result, Failure):
@@ -80,6 +82,8 @@ def main() -> int:
             _write(result)
     except OctavoError as error:
         _write(Failure(error.code, error.message, error.hint))
+    except KeyboardInterrupt:  # whoever started it heard of it too, and says so
+        return 1
     return 0
 
 

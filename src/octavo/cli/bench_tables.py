@@ -18,24 +18,23 @@ def ladder_table(name: str, steps: Sequence[Step]) -> Table:
     """A row a rung."""
     first = steps[0].result
     title = f"{name}: {len(first.answers)} requests, {first.new_tokens} new tokens"
-    table = _table(title, "rung")
+    table = _table(title, "\nrung")
     for column in (
-        "tokens\n/s",
+        "\ntokens/s",
         "over\nbefore",
         "over\nfirst",
         "TTFT s\nmedian",
         "\np95",
-        "whole s\nmedian",
+        "total s\nmedian",
         "\np95",
         "peak\nMiB",
-        "answers",
     ):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for step in steps:
         result = step.result
         noise = "*" if result.others > QUIET_SHARE else ""
         table.add_row(
-            step.rung.name,
+            step.rung.name + ("" if step.is_equal else " (DIFFERS)"),
             f"{result.tokens_per_s:,.0f}{noise}",
             f"{step.over_before:.2f}x",
             f"{step.over_first:.1f}x",
@@ -44,7 +43,6 @@ def ladder_table(name: str, steps: Sequence[Step]) -> Table:
             f"{result.latency_median_s:.2f}",
             f"{result.latency_p95_s:.2f}",
             str(result.peak_rss_mib),
-            "equal" if step.is_equal else "DIFFERENT",
         )
     return table
 
@@ -106,6 +104,6 @@ _PART_TITLES = {"messages_and_output": "messages,\noutput", "outside": "all but\
 
 
 def _table(title: str, first_column: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(first_column, no_wrap=True)
     return table

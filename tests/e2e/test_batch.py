@@ -1,0 +1,171 @@
+"""`octavo batch` as a process: killed anywhere and started again, each line is answered once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.small_model import write_small_model
+
+TIMEOUT_S = 50
+NUM_GOOD = 60
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("batch-model") / "small"
+    folder.mkdir()
+    return write_small_model(folder)
+
+
+@pytest.fixture(scope="module")
+def requests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Requests of both kinds, bad lines among them."""
+    lines = []
+    for number in range(NUM_GOOD):
+        body: dict[str, Any] = {"max_tokens": 5 + number % 40, "seed": number, "model": "small"}
+        if number % 3:
+            url = "/v1/completions"
+            body |= {"prompt": f"request {number}", "n": 1 + number % 2, "logprobs": 1}
+        else:
+            url = "/v1/chat/completions"
+            body |= {"messages": [{"role": "user", "content": f"request {number}"}]}
+        line = {"custom_id": f"id-{number}", "method": "POST", "url": url, "body": body}
+        lines.append(json.dumps(line))
+    lines[7:7] = ["this is no JSON", ""]
+    lines.append(lines[0])  # the same custom_id once more
+    lines.append(
+        json.dumps({"custom_id": "cold", "url": "/v1/completions", "body": {"temperature": -1}})
+    )
+    path = tmp_path_factory.mktemp("batch-input") / "in.jsonl"
+    path.write_text("\n".join(lines))
+    return path
+
+
+NUM_LINES = NUM_GOOD + 3
+
+
+def command(model: Path, requests: Path, output: Path, *flags: str) -> list[str]:
+    words = [sys.executable, "-m", "octavo", "batch", str(model), str(requests), str(output)]
+    return [*words, "--max-num-seqs", "4", "--num-threads", "1", *flags]
+
+
+def finish(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+
+
+def answers_of(output: Path) -> dict[str, dict[str, Any]]:
+    """By id, without what a clock or a name made up for the request decides."""
+    answers = {}
+    for line in output.read_bytes().splitlines():
+        answer = json.loads(line)
+        assert answer["id"] not in answers, "a line was answered twice"
+        if answer["response"] is not None:
+            del answer["response"]["request_id"]
+            for field in ("id", "created"):
+                answer["response"]["body"].pop(field, None)
+        answers[answer["id"]] = answer
+    return answers
+
+
+def start_and_wait_for(words: list[str], output: Path, size: int) -> subprocess.Popen[str]:
+    """A process whose output has reached a size, or that has ended."""
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while process.poll() is None and (not output.exists() or output.stat().st_size < size):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.001)
+    return process
+
+
+@pytest.mark.slow  # ten processes
+def test_killed_at_random_points_each_line_is_answered_once(
+    model: Path, requests: Path, tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole.jsonl"
+    done = finish(command(model, requests, whole, "--json"))
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = json.loads(done.stdout)
+    assert (summary["lines"], summary["succeeded"], summary["failed"]) == (NUM_LINES, NUM_GOOD, 3)
+    expected = answers_of(whole)
+    assert len(expected) == NUM_LINES
+
+    output = tmp_path / "out.jsonl"
+    words = command(model, requests, output)
+    total = whole.stat().st_size
+    draw = random.Random(17)
+    kills = 0
+    for size in sorted(draw.randrange(0, total * 9 // 10) for _ in range(7)):
+        process = start_and_wait_for(words, output, size)
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+        if output.exists():  # a line that was being written, as a power cut may leave it
+            torn = draw.randrange(0, 40)
+            data = output.read_bytes()
+            output.write_bytes(data[: len(data) - torn] if data.endswith(b"\n") else data)
+    assert kills >= 4
+    done = finish([*words, "--json"])
+    assert done.returncode == 0
+    summary = json.loads(done.stdout)
+    assert summary["answered_before"] > 0
+    assert summary["answered_before"] + summary["succeeded"] + summary["failed"] == NUM_LINES
+    assert answers_of(output) == expected
+
+    before = output.read_bytes()
+    done = finish([*words, "--json"])  # nothing is left to do
+    assert json.loads(done.stdout)["answered_before"] == NUM_LINES
+    assert output.read_bytes() == before
+
+
+@pytest.mark.slow  # three processes
+def test_ctrl_c_keeps_what_is_done(model: Path, requests: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    words = command(model, requests, output, "--ordered")
+    process = start_and_wait_for(words, output, 2000)
+    os.kill(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 130
+    assert stdout == ""
+    assert f"of {NUM_LINES} lines are answered" in stderr
+    assert "the same command goes on from here" in stderr
+    assert "Traceback" not in stderr
+    data = output.read_bytes()
+    assert data.endswith(b"\n")
+    assert 0 < data.count(b"\n") < NUM_LINES
+    assert finish(words).returncode == 0
+    answers = map(json.loads, output.read_bytes().splitlines())
+    numbers = [int(answer["id"].split("_")[2]) for answer in answers]
+    assert numbers == sorted(numbers)
+    assert len(set(numbers)) == NUM_LINES
+    assert output.read_bytes().startswith(data)
+
+
+@pytest.mark.slow  # four processes
+def test_mistakes_are_told_before_the_model_is_loaded(
+    model: Path, requests: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    output.write_text("dear diary\n")
+    missing = tmp_path / "missing"
+    for words, message in (
+        (command(missing, requests, output), "line 1 is not an answer"),
+        (command(missing, missing, output), "no such file"),
+        (command(missing, requests, requests), "is the input too"),
+        (command(missing, requests, output, "--limit", "0"), "limit must be at least 1"),
+    ):
+        done = finish(words)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.startswith("error: ")
+        assert done.stdout == ""
+    assert output.read_text() == "dear diary\n"

@@ -1,0 +1,119 @@
+"""An engine's metrics: rows as the peers have them, parts of steps, and processes of their own."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from octavo import LLM, SamplingParams
+from octavo.bench.engine import (
+    METRICS,
+    EngineJob,
+    Sample,
+    check_metrics,
+    measure_engine,
+    missing_metrics,
+)
+from octavo.bench.overhead import OverheadJob, OverheadResult
+from octavo.bench.parts import StepParts
+from octavo.bench.shapes import write_shape
+from octavo.bench.worker import run_in_worker
+from octavo.core.errors import ConfigError, EngineDead, ModelError
+
+
+def job(folder: Path, **changes: Any) -> EngineJob:
+    fields: dict[str, Any] = {
+        "folder": str(folder),
+        "shape": "nothing",
+        "options": {"weights": "dummy", "num_threads": 1, "num_pages": 200},
+        "metrics": METRICS,
+        "repeat": 1,
+        "quiet_wait_s": 0.0,
+        "profile": False,
+        "started_s": time.monotonic(),
+    }
+    return EngineJob(**{**fields, **changes})
+
+
+def test_rows_have_the_form_of_the_peers(tmp_path: Path) -> None:
+    metrics = ("decode", "prefill512", "batch8", "rss_mb", "startup_s")
+    samples = list(measure_engine(job(write_shape("nothing", tmp_path), metrics=metrics, repeat=2)))
+    assert [sample.metric for sample in samples] == [
+        *("decode", "prefill512", "batch8") * 2,
+        "rss_mb",
+        "startup_s",
+    ]
+    for sample in samples:
+        row = json.loads(json.dumps(sample.row()))
+        assert list(row) == ["engine", "shape", "format", "metric", "value", "others", "at"]
+        assert (row["engine"], row["shape"], row["format"]) == ("octavo", "nothing", "f32")
+        assert row["value"] > 0
+        assert 0 <= row["others"] <= 1
+        assert abs(row["at"] - time.time()) < 3600
+
+
+def test_a_profile_comes_with_each_timed_sample(tmp_path: Path) -> None:
+    folder = write_shape("nothing", tmp_path)
+    samples = list(measure_engine(job(folder, metrics=("batch8", "rss_mb"), profile=True)))
+    timed, memory = samples
+    assert timed.profile is not None
+    assert timed.profile.steps == 64
+    assert timed.row()["profile"]["run"] > 0
+    assert memory.profile is None
+
+
+def test_metrics_that_need_a_longer_context_are_left_out(tmp_path: Path) -> None:
+    assert missing_metrics(METRICS, 1024) == ("prefill2048",)
+    assert missing_metrics(METRICS, 100) == ("decode", "prefill512", "prefill2048")
+    folder = write_shape("nothing", tmp_path)
+    samples = measure_engine(job(folder, metrics=("prefill2048", "rss_mb")))
+    assert [sample.metric for sample in samples] == ["rss_mb"]
+
+
+def test_an_unknown_metric_gets_a_hint() -> None:
+    assert check_metrics(()) == METRICS
+    assert check_metrics(("batch8",)) == ("batch8",)
+    with pytest.raises(ConfigError, match="unknown metric 'prefil512'") as refusal:
+        check_metrics(("prefil512",))
+    assert refusal.value.hint == "did you mean 'prefill512'?"
+
+
+def test_the_parts_of_a_step_add_up(tmp_path: Path) -> None:
+    with LLM(write_shape("nothing", tmp_path), weights="dummy", num_pages=20) as llm:
+        before = llm.stats()
+        started_s = time.perf_counter()
+        llm.generate([[1, 2]], SamplingParams(max_tokens=10, ignore_eos=True))
+        wall_s = time.perf_counter() - started_s
+        parts = StepParts.between(before, llm.stats(), wall_s)
+    assert parts.steps == 10
+    assert parts.total == pytest.approx(wall_s / 10 * 1e6)
+    assert parts.outside == pytest.approx(parts.total - parts.run)
+    for name in ("plan", "batch", "run", "result", "apply", "messages_and_output"):
+        assert getattr(parts, name) > 0
+
+
+@pytest.mark.slow  # a process of its own
+def test_a_worker_measures_in_a_process_of_its_own(tmp_path: Path) -> None:
+    folder = write_shape("nothing", tmp_path)
+    overhead = OverheadJob(folder=str(folder), rows=(1, 2), repeat=1)
+    results = list(run_in_worker(overhead, OverheadResult))
+    assert [result.rows for result in results] == [1, 2]
+    assert all(result.parts.steps == 256 for result in results)
+    samples = list(run_in_worker(job(folder, metrics=("rss_mb", "startup_s")), Sample))
+    memory, startup = (sample.value for sample in samples)
+    assert 10 < memory < 2000
+    assert 0.05 < startup < 60
+
+
+@pytest.mark.slow  # a process of its own
+def test_what_goes_wrong_in_a_worker_is_raised_here(tmp_path: Path, capfd: Any) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="model_type"):
+        list(run_in_worker(job(tmp_path), Sample))
+    with pytest.raises(EngineDead, match="status 1"):
+        list(run_in_worker(job(tmp_path, shape=5), Sample))
+    assert "Traceback" in capfd.readouterr().err
