@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from octavo.core.config import EngineConfig
-from octavo.core.events import Event, Failed, Finished, FinishReason, Token
+from octavo.core.events import Event, Failed, Finished, FinishReason, PromptScored, Token
 from octavo.core.request import Request, SamplingParams
+from octavo.core.step import TokenLogprobs
 from octavo.engine.load import LoadedEngine, load_engine
 from tests.tiny import write_tiny_model
 
@@ -148,3 +150,37 @@ def test_a_neighbour_that_leaves_changes_nothing(
     assert tokens_of(events) == expected
     assert all(pages.held == 0 for pages in loaded.engine.stats().scheduler.pages)
     loaded.engine.close()
+
+
+@pytest.mark.parametrize("steps_in_flight", [1, 2])
+@pytest.mark.parametrize("after_steps", range(1, 9))
+def test_prompt_logprobs_survive_the_choice_that_brought_them(
+    folder: Path, after_steps: int, steps_in_flight: int
+) -> None:
+    options = {"max_num_batched_tokens": 32, "steps_in_flight": steps_in_flight}
+    one = request("scored", list(range(80, 180)), n=3, prompt_logprobs=1)
+    expected = scores_of(one, load(folder, **options), abort_after=None)
+    assert sorted(expected) == list(range(1, 100))
+    assert scores_of(one, load(folder, **options), abort_after=after_steps) == expected
+
+
+def scores_of(
+    one: Request, loaded: LoadedEngine, *, abort_after: int | None
+) -> dict[int, TokenLogprobs]:
+    """Prompt logprobs by index; choice 0 is aborted on the way."""
+    loaded.engine.add(one)
+    events: list[Event] = []
+    for step in itertools.count(1):
+        if not loaded.engine.has_work:
+            break
+        events += loaded.engine.step()
+        if step == abort_after:
+            events += loaded.engine.abort(one.request_id, 0)
+        loaded.engine.check()
+    loaded.engine.close()
+    scored = [event for event in events if isinstance(event, PromptScored)]
+    return {
+        event.index + offset: logprobs
+        for event in scored
+        for offset, logprobs in enumerate(event.logprobs)
+    }

@@ -62,10 +62,6 @@ class SamplingBatch:
     mask_of_row: I32  # (rows,) index into masks, -1 for none
     masks: U32  # (masks, ceil(vocab / 32)) bit i % 32 of word i // 32 allows token i
 
-    @property
-    def num_rows(self) -> int:
-        return len(self.seeds)
-
 
 @dataclass(slots=True)
 class Batch:

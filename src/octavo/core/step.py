@@ -60,10 +60,6 @@ class StepPlan(msgspec.Struct):
     def num_tokens(self) -> int:
         return sum(part.count for part in self.ranges)
 
-    def is_empty(self) -> bool:
-        """Whether there is nothing to compute (slots may still be left)."""
-        return not self.ranges
-
 
 class TokenLogprobs(msgspec.Struct, frozen=True):
     """Logprobs at one position, of the raw distribution."""

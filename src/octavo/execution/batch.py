@@ -13,7 +13,9 @@ import numpy as np
 from octavo.backends.base import Batch, SamplingBatch
 from octavo.core.kv_layout import pages_for
 from octavo.core.step import StepPlan
-from octavo.execution.slots import SlotTable
+from octavo.execution.slots import SeenTokens, SlotTable
+
+_NO_TOKENS = np.zeros(0, np.int32)
 
 
 @dataclass(slots=True)
@@ -92,11 +94,12 @@ def _scored_rows(
 def _sampling(slots: SlotTable, rows: np.ndarray) -> SamplingBatch:
     """The sampling arrays of these slots, one row each."""
     bias_starts, bias_ids, bias_values = [0], list[int](), list[float]()
-    seen_starts, seen_ids, seen_counts = [0], list[int](), list[int]()
+    seen_starts, seen = [0], list[SeenTokens]()
     masks: list[np.ndarray] = []
     mask_of_row = np.full(len(rows), -1, np.int32)
     for row, slot in enumerate(rows.tolist()):
         extras = slots.extras[slot]
+        num_seen = 0
         if extras is not None:
             try:
                 biases = slots.biases(slot)
@@ -106,13 +109,13 @@ def _sampling(slots: SlotTable, rows: np.ndarray) -> SamplingBatch:
             bias_ids.extend(biases)
             bias_values.extend(biases.values())
             if extras.seen is not None:
-                seen_ids.extend(extras.seen)
-                seen_counts.extend(extras.seen.values())
+                seen.append(extras.seen)
+                num_seen = len(extras.seen.ids)
             if extras.mask is not None:
                 mask_of_row[row] = len(masks)
                 masks.append(extras.mask)
         bias_starts.append(len(bias_ids))
-        seen_starts.append(len(seen_ids))
+        seen_starts.append(seen_starts[-1] + num_seen)
     num_words = -(-slots.vocab_size // 32)
     return SamplingBatch(
         seeds=slots.seeds[rows],
@@ -120,8 +123,8 @@ def _sampling(slots: SlotTable, rows: np.ndarray) -> SamplingBatch:
         positions=slots.num_tokens[rows].astype(np.uint32),
         num_logprobs=slots.num_logprobs[rows],
         seen_starts=np.array(seen_starts, np.int32),
-        seen_ids=np.array(seen_ids, np.int32),
-        seen_counts=np.array(seen_counts, np.int32),
+        seen_ids=np.concatenate([_NO_TOKENS, *(tokens.ids for tokens in seen)]),
+        seen_counts=np.concatenate([_NO_TOKENS, *(tokens.counts for tokens in seen)]),
         bias_starts=np.array(bias_starts, np.int32),
         bias_ids=np.array(bias_ids, np.int32),
         bias_values=np.array(bias_values, np.float32),

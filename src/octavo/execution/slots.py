@@ -30,6 +30,38 @@ SCALARS: tuple[tuple[str, type[np.generic]], ...] = (
 """Sampling parameters that are one number a row."""
 
 
+class SeenTokens:
+    """The tokens of prompt and output of one sequence, each once, for its penalties."""
+
+    __slots__ = ("_counts", "_ids", "_index")
+
+    def __init__(self, prompt_ids: Sequence[int], output_ids: Sequence[int]) -> None:
+        self._index = {token: index for index, token in enumerate(dict.fromkeys(prompt_ids))}
+        room = len(self._index) + 64
+        self._ids = np.zeros(room, np.int32)
+        self._counts = np.zeros(room, np.int32)
+        self._ids[: len(self._index)] = list(self._index)
+        for token in output_ids:
+            self.count(token)
+
+    @property
+    def ids(self) -> NDArray[np.int32]:  # (tokens,) a view
+        return self._ids[: len(self._index)]
+
+    @property
+    def counts(self) -> NDArray[np.int32]:  # (tokens,) a view: occurrences in the output
+        return self._counts[: len(self._index)]
+
+    def count(self, token: int) -> None:
+        """The output has this token once more."""
+        index = self._index.setdefault(token, len(self._index))
+        if index == len(self._ids):
+            self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
+            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+        self._ids[index] = token
+        self._counts[index] += 1
+
+
 @dataclass(slots=True)
 class Extras:
     """The ragged, rarely used side of one sequence's sampling parameters."""
@@ -39,7 +71,7 @@ class Extras:
     min_tokens: int
     bad_words: tuple[tuple[int, ...], ...]
     mask: NDArray[np.uint32] | None  # (ceil(vocab / 32),) allowed tokens
-    seen: dict[int, int] | None  # token -> occurrences in the output; None without penalties
+    seen: SeenTokens | None  # None without penalties
 
     @property
     def is_plain(self) -> bool:
@@ -115,11 +147,10 @@ class SlotTable:
             or params.presence_penalty != 0.0
             or params.frequency_penalty != 0.0
         )
-        seen: dict[int, int] | None = None
+        seen: SeenTokens | None = None
         if penalised:
-            seen = dict.fromkeys(entry.request.prompt_ids, 0)
-            for token in entry.token_ids[entry.num_prompt_tokens :]:
-                seen[token] = seen.get(token, 0) + 1
+            output_ids = entry.token_ids[entry.num_prompt_tokens :]
+            seen = SeenTokens(entry.request.prompt_ids, output_ids)
         ends = params.stop_token_ids
         if not params.ignore_eos:
             ends = (*self.end_token_ids, *ends)
@@ -152,7 +183,7 @@ class SlotTable:
         self.num_tokens[slot] += 1
         extras = self.extras[slot]
         if extras is not None and extras.seen is not None:
-            extras.seen[token_id] = extras.seen.get(token_id, 0) + 1
+            extras.seen.count(token_id)
 
     def biases(self, slot: int) -> dict[int, float]:
         """Token -> what is added to its logit for the next token of this slot."""

@@ -119,6 +119,7 @@ class Dynamic:
         self._queue.discard(sequence)
 
     def release(self, num_open: int) -> Iterable[Sequence]:
+        self._forget_gone()
         if num_open or not self._queue:
             return ()
         if len(self._queue) < self._size and self._wait_left_s() > 0:
@@ -134,6 +135,10 @@ class Dynamic:
 
     def padding(self, planned: Iterable[Sequence]) -> list[int]:
         return self._padding.rows(planned)
+
+    def _forget_gone(self) -> None:
+        while self._arrivals and self._arrivals[0].state is not SequenceState.HELD_BACK:
+            self._arrivals.popleft()
 
     def _wait_left_s(self) -> float:
         while not _is_held_back(self._arrivals[0]):

@@ -84,6 +84,12 @@ class Planner:
         assert flight.parts or not flight.plan.enter, "who has just started can be computed"
         return flight
 
+    def preempt(self, sequence: Sequence) -> None:
+        """A running sequence gives back its slot and its pages, and waits."""
+        self._kv.release(sequence.pages)
+        self._roster.preempt(sequence)
+        self._counters.preemptions += 1
+
     def _plan_running(self, flight: Flight, now_s: float) -> int:
         """Give each running sequence its share of the step; how many tokens are left.
 
@@ -140,7 +146,7 @@ class Planner:
         while self._kv.room(sequence.pages) - sequence.computed < least:
             if running[-1] is sequence:
                 return 0
-            self._preempt(running[-1])
+            self.preempt(running[-1])
         return self._grow(sequence, count, flight)
 
     def _grow(self, sequence: Sequence, count: int, flight: Flight) -> int:
@@ -150,11 +156,6 @@ class Planner:
         tokens = sequence.computed + count
         self._kv.grow(sequence.pages, tokens, slot=sequence.slot, plan=flight.plan)
         return count
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self._kv.release(sequence.pages)
-        self._roster.preempt(sequence)
-        self._counters.preemptions += 1
 
     def _compute(self, sequence: Sequence, count: int, flight: Flight, now_s: float) -> None:
         """Put the next ``count`` tokens of a sequence into the step."""
@@ -324,7 +325,7 @@ class Planner:
         while (head_start_now := self._room_for(sequence)) is None:
             if not running or not self._may_displace(sequence, running[-1]):
                 return False
-            self._preempt(running[-1])
+            self.preempt(running[-1])
         self._counters.displacements += self._counters.preemptions > preemptions
         self._start(sequence, head_start_now, flight)
         return True

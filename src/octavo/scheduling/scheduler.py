@@ -234,17 +234,19 @@ class Scheduler:
         now_s = self._clock()
         events = self.take_events()
         for (sequence, stay, part), outcome in zip(flight.parts, result.outcomes, strict=True):
-            if sequence.state is SequenceState.FINISHED:
-                continue
+            is_finished = sequence.state is SequenceState.FINISHED
             if outcome.error is not None:
-                self._fail(sequence.live, RequestFailed(outcome.error), events)
+                if not is_finished:
+                    self._fail(sequence.live, RequestFailed(outcome.error), events)
                 continue
-            if part.score_from >= 0:
+            if part.score_from >= 0 and sequence.live.choices:  # the siblings' prompt, too
                 events.append(
                     PromptScored(
                         sequence.request.request_id, part.score_from + 1, outcome.prompt_logprobs
                     )
                 )
+            if is_finished:
+                continue
             if sequence.stay == stay:
                 self._confirm(sequence, part.start + part.count)
             if part.samples:
@@ -292,6 +294,16 @@ class Scheduler:
         events.append(sequence.finished(reason, now_s))
         self._kv.release(sequence.pages)
         self._roster.finish(sequence)
+        if not sequence.is_scored and sequence.live.choices:
+            self._hand_over_scoring(sequence)
+
+    def _hand_over_scoring(self, sequence: Sequence) -> None:
+        """The choice that had the prompt's logprobs to bring ended early: another one goes on
+        with them, from where it has computed the prompt again if need be."""
+        heir = min(sequence.live.choices, key=lambda choice: choice.computed)
+        if heir.computed > sequence.scored:
+            self._planner.preempt(heir)
+        heir.scored = sequence.scored
 
     def _fail(self, live: LiveRequest, error: OctavoError, events: list[Event]) -> None:
         """End a request with an error. What it computed is not trusted, hence not kept."""

@@ -102,7 +102,11 @@ def _message(
         raise InvalidRequest(
             f"{param}.content must be a string or a list of parts", param=f"{param}.content"
         )
-    for call in checked.get("tool_calls") or ():
+    calls = checked.get("tool_calls", [])
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        param = f"{param}.tool_calls"
+        raise InvalidRequest(f"{param} must be a list of objects", param=param)
+    for call in calls:
         _parse_arguments(call)
     reasoning = next((checked[name] for name in _REASONING_FIELDS if name in checked), None)
     if reasoning is not None:
@@ -151,8 +155,8 @@ def _part_text(part: Any, param: str) -> str:
     )
 
 
-def _parse_arguments(call: Any) -> None:
-    function = call.get("function") if isinstance(call, dict) else None
+def _parse_arguments(call: dict[str, Any]) -> None:
+    function = call.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return
     try:

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from octavo.core.checks import flag
 from octavo.core.clock import Clock, monotonic
 from octavo.core.errors import InvalidRequest, ModelError
 from octavo.core.json_file import read_json_object
@@ -134,8 +135,10 @@ class ChatTemplate:
         **variables: Any,
     ) -> tuple[str, Disguise]:
         """The rendered text, in which control tokens of the conversation are disguised."""
+        flag("continue_final_message", continue_final_message)
         if add_generation_prompt is None:
             add_generation_prompt = not continue_final_message
+        flag("add_generation_prompt", add_generation_prompt)
         if continue_final_message and add_generation_prompt:
             raise InvalidRequest(
                 "continue_final_message and add_generation_prompt exclude each other",
@@ -192,7 +195,7 @@ class ChatTemplate:
         if name is None:
             has_own = tools is not None and TOOLS_NAME in self._sources
             name = TOOLS_NAME if has_own else DEFAULT_NAME
-        if name not in self._sources:
+        if not isinstance(name, str) or name not in self._sources:
             raise InvalidRequest(
                 f"this model has no chat template {name!r}",
                 param="template",

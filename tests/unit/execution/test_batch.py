@@ -6,7 +6,7 @@ import pytest
 from octavo.core.request import Request, SamplingParams
 from octavo.core.step import SlotEntry, StepPlan, TokenRange
 from octavo.execution.batch import build_batch
-from octavo.execution.slots import SlotTable
+from octavo.execution.slots import SeenTokens, SlotTable
 
 VOCAB = 50
 END = 2
@@ -72,7 +72,7 @@ def test_padding_adds_rows_that_touch_only_the_page_of_nobody() -> None:
     assert batch.row_starts.tolist() == [0, 3, 5, 6]
     assert batch.page_tables[0].tolist() == [[5], [0], [0]]
     assert batch.sample_rows.tolist() == [2]
-    assert batch.sampling.num_rows == 1
+    assert len(batch.sampling.seeds) == 1
 
 
 def test_prompt_scores_stop_before_the_last_prompt_token() -> None:
@@ -169,3 +169,11 @@ def test_scalars_follow_their_slot(temperature: float) -> None:
     assert sampling.temperature.tolist() == [np.float32(temperature), 1.0]
     assert sampling.top_k.tolist() == [0, 3]
     assert sampling.top_p.tolist() == [0.5, 1.0]
+
+
+def test_seen_tokens_grow_with_the_output() -> None:
+    seen = SeenTokens([4, 4, 9], [9])
+    for token in range(200):
+        seen.count(token)
+    counts = dict(zip(seen.ids.tolist(), seen.counts.tolist(), strict=True))
+    assert counts == {**dict.fromkeys(range(200), 1), 9: 2}

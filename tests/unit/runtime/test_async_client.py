@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from octavo import LLM, SamplingParams
@@ -13,6 +15,7 @@ from octavo.core.config import EngineConfig
 from octavo.core.errors import EngineDead, InvalidRequest
 from octavo.engine.load import load_engine
 from octavo.runtime.async_client import AsyncClient
+from octavo.runtime.codec import Submit, encode
 from octavo.runtime.model_text import EncodedPrompt, ModelText
 from tests.small_model import write_small_model
 
@@ -94,14 +97,69 @@ def broken_run(batch: object) -> None:
     raise RuntimeError("out of luck")
 
 
+async def test_bad_values_are_refused_and_hurt_nobody(folder: Path) -> None:
+    async with await AsyncClient.load(folder) as client:
+        prompt = client.text.encode("Hello")
+        good = client.start(prompt, PARAMS)
+        wrong: list[dict[str, Any]] = [
+            {"priority": 9},
+            {"tenant": 5},
+            {"deadline_s": "soon"},
+            {"request_id": 5},
+            {"request_id": good.request_id},
+        ]
+        for fields in wrong:
+            with pytest.raises(InvalidRequest):
+                client.start(prompt, PARAMS, **fields)
+        assert client.num_live == 1
+        assert (await good.output()).finished
+
+
+async def test_what_is_no_message_is_dropped(folder: Path) -> None:
+    async with await AsyncClient.load(folder) as client:
+        good = client.start(client.text.encode("Hello"), PARAMS)
+        submit = msgspec.msgpack.decode(encode(Submit(good.request)))
+        submit["request"]["params"]["temperature"] = -1.0
+        for data in (b"", b"nonsense", b"\xc1", msgspec.msgpack.encode(submit)[:-5]):
+            client._thread.send(data)
+        assert (await good.output()).error is None
+
+        submit["request"]["request_id"] = "wrong"
+        told = client.start(client.text.encode("Hello"), LONG, request_id="wrong")
+        client._thread.send(msgspec.msgpack.encode(submit))
+        with pytest.raises(InvalidRequest, match="temperature"):
+            await told.output()
+
+
+async def test_reading_after_leaving_ends(folder: Path) -> None:
+    async with await AsyncClient.load(folder) as client:
+        answer = client.start(client.text.encode("Hello"), LONG)
+        await answer.aclose()
+        assert [delta async for delta in answer] == []
+        assert not (await answer.output()).finished
+
+
+async def test_leaving_wakes_whoever_reads(folder: Path) -> None:
+    async with await AsyncClient.load(folder, max_num_seqs=1) as client:
+        client.start(client.text.encode("Hello"), LONG)
+        waiting = client.start(client.text.encode("Hello"), LONG)
+        reader = asyncio.create_task(waiting.output())
+        await asyncio.sleep(0)
+        await waiting.aclose()
+        assert not (await reader).finished
+
+
 async def test_closing_fails_what_is_in_flight_and_ends_the_thread(folder: Path) -> None:
     before = threading.active_count()
-    client = await AsyncClient.load(folder, steps_in_flight=2)
+    deaths: list[EngineDead] = []
+    loaded = load_engine(folder, EngineConfig(steps_in_flight=2))
+    client = AsyncClient(loaded, ModelText(folder), on_death=deaths.append)
     answer = client.start(client.text.encode("Hello"), LONG)
     await anext(answer)
     await client.close()
     with pytest.raises(EngineDead, match="closed"):
         await answer.output()
+    assert not deaths, "it was closed on purpose"
     names = [thread.name for thread in threading.enumerate()]
     assert "octavo-engine" not in names
     assert threading.active_count() <= before + 1  # to_thread keeps one worker

@@ -433,6 +433,12 @@ WRONG_CALLS: list[Callable[[LLM], Any]] = [
     lambda llm: llm.chat([{"role": "user", "content": "x"}], template_options=5),  # type: ignore[arg-type]
     lambda llm: llm.chat([{"role": "user", "content": "x"}], template_options={5: 1}),  # type: ignore[dict-item]
     lambda llm: llm.chat([{"role": "user", "content": "x"}], template_options={"messages": 1}),
+    lambda llm: llm.chat([{"role": "user", "content": "x"}], template_options={"template": []}),
+    lambda llm: llm.chat(
+        [{"role": "user", "content": "x"}], template_options={"continue_final_message": "5"}
+    ),
+    lambda llm: llm.chat([{"role": "assistant", "content": "x", "tool_calls": 5}]),
+    lambda llm: llm.chat([{"role": "assistant", "content": "x", "tool_calls": [5]}]),
     lambda llm: llm.stream(5),  # type: ignore[arg-type]
     lambda llm: llm.stream({}),  # type: ignore[arg-type]
     lambda llm: llm.stream("a", {"max_tokens": 3}),  # type: ignore[arg-type]

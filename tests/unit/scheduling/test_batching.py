@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from octavo.core.errors import ConfigError
@@ -52,6 +54,15 @@ class TestContinuous:
 
 
 class TestDynamic:
+    def test_nothing_is_kept_of_those_who_are_gone(self) -> None:
+        batching = Dynamic(max_batch_size=2, max_wait_s=1.0, clock=FakeClock())
+        members = arrive(batching, *range(1, 101))
+        while release(batching):
+            pass
+        gc.collect()
+        held = [member for member in members if len(gc.get_referrers(member)) > 1]
+        assert len(held) <= 2, "the last batch's, for its padding"
+
     def test_a_full_batch_starts_at_once(self) -> None:
         batching = Dynamic(max_batch_size=2, max_wait_s=1.0, clock=FakeClock())
         arrive(batching, 5, 6, 7)
