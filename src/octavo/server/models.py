@@ -68,8 +68,10 @@ class ServedModel:
             InvalidRequest: none of these, or a prompt that the model cannot take.
         """
         prompts = _split(prompt, max_prompts)
-        for index, one in enumerate(prompts):
-            param = "prompt" if prompts[0] is prompt else f"prompt[{index}]"
+        params = ["prompt"]
+        if prompts[0] is not prompt:
+            params = [f"prompt[{index}]" for index in range(len(prompts))]
+        for one, param in zip(prompts, params, strict=True):
             if isinstance(one, list):
                 self._check_ids(one, param)
             elif not isinstance(one, str):
@@ -78,8 +80,8 @@ class ServedModel:
         encoded = await self._in_turn(
             lambda: [self.client.text.encode(one) for one in prompts], characters
         )
-        for one in encoded:
-            self._check_length(len(one.token_ids), "prompt")
+        for one_encoded, param in zip(encoded, params, strict=True):
+            self._check_length(len(one_encoded.token_ids), param)
         return encoded
 
     async def encode_chat(self, body: ChatBody) -> EncodedPrompt:

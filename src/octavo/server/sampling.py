@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from octavo.core.errors import InvalidRequest
-from octavo.core.request import MAX_LOGPROBS, NUM_SEEDS, SamplingParams
+from octavo.core.request import MAX_LOGIT_BIAS, MAX_LOGPROBS, NUM_SEEDS, SamplingParams
 from octavo.server.schema import ChatBody, CompletionBody, SamplingBody
 
 COMPLETION_MAX_TOKENS = 16
+_TOKEN_ID = re.compile("0|[1-9][0-9]{0,18}")  # one way to write each
 _COPIED = (
     "temperature",
     "top_p",
@@ -112,10 +114,14 @@ def _seed(seed: int) -> int:
 
 
 def _logit_bias(given: Mapping[str, float], vocab_size: int) -> dict[int, float]:
+    if len(given) > MAX_LOGIT_BIAS:
+        raise InvalidRequest(
+            f"logit_bias takes at most {MAX_LOGIT_BIAS} entries, got {len(given)}",
+            param="logit_bias",
+        )
     biases: dict[int, float] = {}
     for key, bias in given.items():
-        # At most 19 digits: no time is spent on numbers as long as the body.
-        if not (key.isascii() and key.isdigit() and len(key) < 20):
+        if not _TOKEN_ID.fullmatch(key):
             raise InvalidRequest(
                 f"logit_bias: {key[:40]!r} is not a token id",
                 param="logit_bias",

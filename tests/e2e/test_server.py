@@ -1,0 +1,346 @@
+"""A real server and the ``openai`` client."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from openai.types import Completion
+
+from tests.e2e.server_process import ServerProcess, poll, server_process
+from tests.small_model import write_small_model
+
+pytestmark = pytest.mark.slow  # each starts a real process, or asks one
+HELLO: Any = [{"role": "user", "content": "Hello there"}]
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("models")
+    return [write_small_model(root / name) for name in ("small", "other")]
+
+
+@pytest.fixture(scope="module")
+def server(folders: list[Path]) -> Iterator[ServerProcess]:
+    with server_process(*folders, f"nick={folders[0]}") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def test_models_are_listed(server: ServerProcess, client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["small", "other", "nick"]
+    assert client.models.retrieve("other").id == "other"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("third")
+
+
+def test_completions_whole_and_streamed(client: openai.OpenAI) -> None:
+    fields: dict[str, Any] = {"prompt": "Once", "seed": 1, "n": 2, "logprobs": 2, "max_tokens": 9}
+    whole = client.completions.create(model="small", **fields)
+    stream = client.completions.create(
+        model="small", stream=True, stream_options={"include_usage": True}, **fields
+    )
+    chunks = list(stream)
+    for choice in whole.choices:
+        mine = [c for chunk in chunks for c in chunk.choices if c.index == choice.index]
+        assert "".join(one.text for one in mine) == choice.text
+        assert mine[-1].finish_reason == choice.finish_reason
+        assert choice.logprobs is not None
+        told = [value for one in mine if one.logprobs for value in one.logprobs.token_logprobs]
+        assert told == choice.logprobs.token_logprobs
+    assert whole.usage is not None
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_chats_whole_and_streamed(client: openai.OpenAI) -> None:
+    fields: dict[str, Any] = {"messages": HELLO, "seed": 1, "n": 2, "max_completion_tokens": 9}
+    fields |= {"logprobs": True, "top_logprobs": 3}
+    whole = client.chat.completions.create(model="small", **fields)
+    chunks = list(client.chat.completions.create(model="small", stream=True, **fields))
+    for choice in whole.choices:
+        mine = [c for chunk in chunks for c in chunk.choices if c.index == choice.index]
+        assert mine[0].delta.role == "assistant"
+        assert "".join(one.delta.content or "" for one in mine) == choice.message.content
+        assert choice.logprobs is not None
+        assert choice.logprobs.content is not None
+        told = [e for one in mine if one.logprobs for e in one.logprobs.content or []]
+        assert told == choice.logprobs.content
+        assert all(len(entry.top_logprobs) == 3 for entry in told)
+
+
+def test_models_answer_for_themselves(client: openai.OpenAI) -> None:
+    fields: dict[str, Any] = {"prompt": "Once", "seed": 1}
+    answers = [
+        client.completions.create(model=name, **fields).choices[0].text
+        for name in ("small", "nick", "other")
+    ]
+    assert answers[0] == answers[1] == answers[2]  # three engines, one set of weights
+
+
+def test_stop_and_extensions(client: openai.OpenAI) -> None:
+    fields: dict[str, Any] = {"prompt": "Once", "seed": 3, "max_tokens": 40}
+    extra = {"ignore_eos": True, "top_k": 30}
+    text = client.completions.create(model="small", extra_body=extra, **fields).choices[0].text
+    stop = text[5:7]
+    choice = client.completions.create(model="small", stop=stop, extra_body=extra, **fields)
+    assert choice.choices[0].text == text[: text.index(stop)]
+    assert choice.choices[0].finish_reason == "stop"
+
+
+def test_errors_are_those_of_the_client(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=r"temperature must be a number in") as bad:
+        client.chat.completions.create(model="small", messages=HELLO, temperature=-1)
+    assert (bad.value.param, bad.value.code) == ("temperature", "invalid_request")
+    with pytest.raises(openai.BadRequestError, match="tools is not supported"):
+        client.chat.completions.create(
+            model="small",
+            messages=HELLO,
+            tools=[{"type": "function", "function": {"name": "f"}}],
+        )
+    with pytest.raises(openai.NotFoundError, match="no model 'large'"):
+        client.completions.create(model="large", prompt="Once", stream=True)
+    with pytest.raises(openai.BadRequestError, match="unknown field 'topk'"):
+        client.completions.create(model="small", prompt="Once", extra_body={"topk": 3})
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_client_that_leaves_frees_its_pages(
+    server: ServerProcess, client: openai.OpenAI, after: int
+) -> None:
+    """Between the moment when its pages are held and the next look there is a step at most."""
+    fields: dict[str, Any] = {"prompt": "Once", "max_tokens": 480, "n": 8}
+    stream = client.completions.create(
+        model="small", stream=True, extra_body={"ignore_eos": True}, **fields
+    )
+    for _ in range(after):
+        next(stream)
+    assert server.held_pages() > 0
+    stream.close()
+    poll(lambda: server.held_pages() == 0, timeout_s=5)
+    outcomes = server.metrics()
+    label = '{model="small",outcome="abandoned",route="/v1/completions"}'
+    poll(lambda: server.metrics()[f"octavo_requests_total{label}"] >= 1)
+    tokens = outcomes['octavo_generated_tokens_total{model="small"}']
+    assert tokens < 480 * 8
+
+
+def test_a_client_that_leaves_a_whole_answer(server: ServerProcess) -> None:
+    body = json.dumps(
+        {"model": "small", "prompt": "Once", "max_tokens": 480, "n": 8, "ignore_eos": True}
+    )
+    before = server.metrics()['octavo_engine_steps_total{model="small"}']
+    with closing(socket.create_connection(("127.0.0.1", server.port))) as raw:
+        raw.sendall(post("/v1/completions", body.encode()))
+        poll(lambda: server.held_pages() > 0)
+    poll(lambda: server.held_pages() == 0, timeout_s=5)
+    steps = server.metrics()['octavo_engine_steps_total{model="small"}'] - before
+    assert steps < 480
+
+
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def exchange(server: ServerProcess, *parts: bytes) -> bytes:
+    """Everything that a raw connection answers until it ends."""
+    with closing(socket.create_connection(("127.0.0.1", server.port), timeout=20)) as raw:
+        answer = b""
+        try:
+            for part in parts:
+                raw.sendall(part)
+            while data := raw.recv(2**16):
+                answer += data
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # what was said before is what counts
+        return answer
+
+
+def status_of(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
+
+
+CLOSE = "Connection: close"
+
+
+def test_raw_bodies(server: ServerProcess) -> None:
+    cases = {
+        b"{": 400,
+        b"\xff\xfe": 400,
+        b"[" * 100_000: 400,
+        b'{"model": "small", "prompt": "' + b"x" * 2**21 + b'"}': 413,
+    }
+    for body, status in cases.items():
+        answer = exchange(server, post("/v1/completions", body, CLOSE))
+        assert status_of(answer) == status, body[:40]
+        error = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+        assert error["type"] == "invalid_request_error"
+    gzip = exchange(server, post("/v1/completions", b"x", CLOSE, "Content-Encoding: gzip"))
+    assert status_of(gzip) == 415
+
+
+def test_raw_heads(server: ServerProcess) -> None:
+    start = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    assert status_of(exchange(server, start + b"\r\n")) == 200
+    many = b"".join(b"X-%d: y\r\n" % number for number in range(8000))
+    for bomb in (many, b"X: " + b"y" * 40_000, b"X" * 200_000):
+        answer = exchange(server, start, bomb, b"\r\n\r\n")
+        assert status_of(answer) == 431
+        assert b"head_too_large" in answer
+    assert status_of(exchange(server, b"nonsense\r\n\r\n")) == 400
+    smuggled = b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    assert status_of(exchange(server, start + smuggled)) == 400
+
+
+def test_a_pipelining_client_is_cut_off(server: ServerProcess) -> None:
+    long = {"model": "small", "prompt": "a", "max_tokens": 480, "ignore_eos": True, "n": 8}
+    one = post("/v1/completions", json.dumps(long).encode())
+    assert exchange(server, one + one) == b""
+    poll(lambda: server.held_pages() == 0, timeout_s=5)
+
+
+def test_prompts_and_keys_are_not_logged(server: ServerProcess, client: openai.OpenAI) -> None:
+    secret = "a-secret-in-a-prompt"
+    client.completions.create(model="small", prompt=secret, max_tokens=2)
+    poll(lambda: any('"prompt_tokens": 20' in line for line in list(server.errors)))
+    assert not any(secret in line for line in server.errors)
+
+
+def stream_slowly(url: str, events: list[str]) -> threading.Thread:
+    def take(chunk: Completion) -> None:
+        events.append(chunk.choices[0].finish_reason or "")
+
+    def work() -> None:
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            try:
+                for chunk in client.completions.create(
+                    model="small",
+                    prompt="Once",
+                    max_tokens=480,
+                    n=8,
+                    stream=True,
+                    extra_body={"ignore_eos": True},
+                ):
+                    take(chunk)
+            except openai.APIError as error:
+                events.append(f"error: {error.message}")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread
+
+
+def test_sigterm_finishes_streams(folders: list[Path]) -> None:
+    with server_process(folders[0], "--no-access-log") as server:
+        events: list[str] = []
+        thread = stream_slowly(server.url, events)
+        poll(lambda: len(events) > 20)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=40) == 0
+        thread.join()
+        assert events.count("length") == 8
+        assert server.errors == []
+
+
+def test_a_second_sigterm_cuts_off(folders: list[Path]) -> None:
+    with server_process(folders[0], "--no-access-log") as server:
+        events: list[str] = []
+        thread = stream_slowly(server.url, events)
+        poll(lambda: len(events) > 20)
+        server.process.send_signal(signal.SIGTERM)
+        poll(lambda: not is_listening(server.port))
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=20) == 1
+        thread.join()
+        assert events[-1] == "error: the engine was closed"
+        assert "length" not in events
+        assert "error: answers were cut off" in "".join(server.errors)
+
+
+def is_listening(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_the_time_to_drain_is_bounded(folders: list[Path]) -> None:
+    with server_process(folders[0], "--drain-timeout-s", "0.05") as server:
+        events: list[str] = []
+        thread = stream_slowly(server.url, events)
+        poll(lambda: len(events) > 20)
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(timeout=20) == 1
+        thread.join()
+        assert events[-1].startswith("error: ")
+
+
+def test_keys_are_asked_for(folders: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("the-key-in-the-file-1\n")
+    path.chmod(0o600)
+    environment = {"OCTAVO_API_KEY": "the-key-of-the-environment"}
+    with server_process(folders[0], "--api-key-file", path, environment=environment) as server:
+        for key in ("the-key-in-the-file-1", "the-key-of-the-environment"):
+            with openai.OpenAI(base_url=server.url, api_key=key, max_retries=0) as client:
+                assert client.completions.create(model="small", prompt="Once").choices
+        with (
+            openai.OpenAI(base_url=server.url, api_key="wrong", max_retries=0) as client,
+            pytest.raises(openai.AuthenticationError, match="not valid"),
+        ):
+            client.models.list()
+        assert not any("the-key" in line for line in server.errors)
+
+
+def failed_start(*words: str | Path) -> tuple[int, str]:
+    command = [sys.executable, "-m", "octavo.cli.main", "serve", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    assert done.stdout == ""
+    return done.returncode, done.stderr
+
+
+def test_a_port_in_use_is_a_clear_error(server: ServerProcess, folders: list[Path]) -> None:
+    status, errors = failed_start(folders[0], "--port", str(server.port))
+    assert status == 2
+    assert errors.splitlines() == [
+        f"error: port {server.port} of 127.0.0.1 is in use",
+        "hint: stop the other server, choose another --port, or let --port 0 choose one",
+    ]
+
+
+def test_an_open_address_without_keys_is_refused(folders: list[Path]) -> None:
+    status, errors = failed_start(folders[0], "--host", "0.0.0.0", "--port", "0")
+    assert status == 2
+    assert "error: other machines can reach 0.0.0.0, and there are no API keys" in errors
+
+
+def test_the_curl_examples_of_the_guide(server: ServerProcess) -> None:
+    guide = (ROOT / "docs" / "guides" / "serving.md").read_text(encoding="utf-8")
+    scripts = re.findall(r"^```sh\n(curl .*?)^```", guide, re.MULTILINE | re.DOTALL)
+    assert len(scripts) >= 3
+    for script in scripts:
+        script = script.replace("http://127.0.0.1:8000", server.root)
+        script = script.replace('"NAME"', '"small"')
+        done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, timeout=50)
+        assert done.returncode == 0, done.stderr
+        assert '"error"' not in done.stdout
+        assert done.stdout

@@ -1,0 +1,127 @@
+"""A client that leaves takes its request with it, in whatever state that is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from octavo.server.settings import ServerSettings
+from tests.server.serving import CHAT, COMPLETIONS, HELLO, MODEL, Connection, Serving, serving
+
+pytestmark = pytest.mark.anyio
+LONG = {"model": MODEL, "max_tokens": 400, "ignore_eos": True}
+BODIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "completion": (COMPLETIONS, {**LONG, "prompt": "Once"}),
+    "chat": (CHAT, {**LONG, "messages": HELLO}),
+    "several choices": (CHAT, {**LONG, "messages": HELLO, "n": 4}),
+    "several prompts": (COMPLETIONS, {**LONG, "prompt": ["Once", "Twice", "Thrice"], "n": 2}),
+}
+
+
+def connection(name: str, **options: Any) -> Connection:
+    path, body = BODIES[name]
+    stream = options.pop("stream", True)
+    return Connection(path, json.dumps({**body, "stream": stream}).encode(), **options)
+
+
+async def check_all_is_free(server: Serving) -> None:
+    """By the next thing that the engine says, which is after its current step."""
+    assert server.client.num_live == 0
+    stats = await server.client.stats()
+    assert (stats.scheduler.running, stats.scheduler.waiting) == (0, 0)
+    assert all(pages.held == 0 for pages in stats.scheduler.pages)
+
+
+@pytest.mark.parametrize("name", BODIES)
+async def test_in_the_middle_of_a_stream(served: Serving, name: str) -> None:
+    one = connection(name, leave_after=12)
+    await one.run(served.app)
+    assert one.status == 200
+    assert b"[DONE]" not in one.content
+    await check_all_is_free(served)
+
+
+@pytest.mark.parametrize("name", BODIES)
+async def test_before_the_first_token(served: Serving, name: str) -> None:
+    one = connection(name)
+    one.left.set()
+    await one.run(served.app)
+    assert len(one.sent) < 100  # a quick engine may be heard of before the loop hears of the end
+    assert b"[DONE]" not in one.content
+    await check_all_is_free(served)
+
+
+@pytest.mark.parametrize("name", BODIES)
+async def test_while_a_whole_answer_is_being_made(served: Serving, name: str) -> None:
+    one = connection(name, stream=False)
+    running = asyncio.create_task(one.run(served.app))
+    async with asyncio.timeout(20):
+        while (await served.client.stats()).scheduler.running == 0:
+            pass
+    one.left.set()
+    await running
+    assert one.sent == []
+    await check_all_is_free(served)
+
+
+async def test_while_it_waits_for_a_place(folder: Path) -> None:
+    async with serving(folder, max_num_seqs=1) as server:
+        first, second = connection("chat"), connection("chat")
+        running = asyncio.create_task(first.run(server.app))
+        waiting = asyncio.create_task(second.run(server.app))
+        async with asyncio.timeout(20):
+            while (await server.client.stats()).scheduler.waiting == 0:
+                pass
+        second.left.set()
+        await waiting
+        assert second.sent == []
+        assert server.client.num_live == 1
+        first.left.set()
+        await running
+        await check_all_is_free(server)
+
+
+async def test_while_the_prompt_is_tokenised_on_a_thread(served: Serving) -> None:
+    body = {"model": MODEL, "prompt": "x" * 100_000}
+    one = Connection(COMPLETIONS, json.dumps(body).encode())
+    one.left.set()
+    await one.run(served.app)
+    assert one.sent == []
+    await check_all_is_free(served)
+    assert (await served.ask(COMPLETIONS, prompt="Once"))["choices"]  # the tokeniser is free
+
+
+async def test_a_request_that_nobody_waited_for_is_counted(folder: Path) -> None:
+    async with serving(folder) as server:
+        await connection("completion", leave_after=5).run(server.app)
+        numbers = await server.metrics()
+    label = f'{{model="{MODEL}",outcome="abandoned",route="{COMPLETIONS}"}}'
+    assert numbers[f"octavo_requests_total{label}"] == 1
+    assert numbers[f'octavo_prompt_tokens_total{{model="{MODEL}"}}'] == 4
+    assert numbers[f'octavo_generated_tokens_total{{model="{MODEL}"}}'] >= 3
+
+
+async def test_an_engine_that_dies_ends_streams_with_an_error(folder: Path) -> None:
+    async with serving(folder, settings=ServerSettings()) as server:
+        one = connection("chat")
+        running = asyncio.create_task(one.run(server.app))
+        async with asyncio.timeout(20):
+            while len(one.sent) < 4:
+                await asyncio.sleep(0)
+        await server.client.close()
+        await running
+        *events, last, rest = one.content.decode().split("\n\n")
+        assert rest == ""
+        error = json.loads(last.removeprefix("data: "))["error"]
+        assert (error["code"], error["type"]) == ("engine_dead", "server_error")
+        assert "[DONE]" not in "".join(events)
+        response = await server.post(COMPLETIONS, {"prompt": "Once"})
+        assert response.status_code == 503
+        ready = await server.http.get("/readyz")
+        assert (ready.status_code, ready.json()["error"]["code"]) == (503, "not_ready")
+        assert (await server.http.get("/livez")).status_code == 200
+        assert (await server.http.get("/metrics")).status_code == 200
