@@ -17,7 +17,7 @@ from typing import Any
 from octavo.core.config import EngineConfig
 from octavo.core.errors import EngineDead, OctavoError
 from octavo.core.events import Event
-from octavo.core.request import Priority, SamplingParams
+from octavo.core.request import Priority, Request, SamplingParams
 from octavo.engine.engine import EngineStats
 from octavo.engine.load import LoadedEngine, load_engine
 from octavo.models.folder import resolve
@@ -43,8 +43,13 @@ class Answer:
         self._closed = False
 
     @property
+    def request(self) -> Request:
+        """As it was submitted, its seed fixed."""
+        return self._assembler.request
+
+    @property
     def request_id(self) -> str:
-        return self._assembler.request.request_id
+        return self.request.request_id
 
     def __aiter__(self) -> AsyncIterator[ChoiceDelta]:
         return self
