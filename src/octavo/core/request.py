@@ -165,12 +165,14 @@ class SamplingParams(
         """The same as the constructor, for fields that nobody could check the types of."""
         return cls(**fields)
 
-    def token_ids(self) -> list[int]:
-        """Every token id named anywhere in the parameters, for a check against the vocabulary."""
-        ids = [*self.logit_bias, *self.stop_token_ids, *(self.allowed_token_ids or ())]
-        for word in self.bad_words:
-            ids.extend(word)
-        return ids
+    def token_ids(self) -> dict[str, list[int]]:
+        """The token ids that each parameter names, for a check against the vocabulary."""
+        return {
+            "logit_bias": list(self.logit_bias),
+            "stop_token_ids": list(self.stop_token_ids),
+            "allowed_token_ids": list(self.allowed_token_ids or ()),
+            "bad_words": [token for word in self.bad_words for token in word],
+        }
 
 
 class ChoiceSoFar(msgspec.Struct, frozen=True):

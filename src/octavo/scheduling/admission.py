@@ -61,7 +61,8 @@ class Admission:
                 hint="the client fixes one, so that the request can be resumed elsewhere",
             )
         self._check_ids(request.prompt_ids, "prompt_ids")
-        self._check_ids(params.token_ids(), "params")
+        for name, token_ids in params.token_ids().items():
+            self._check_ids(token_ids, name)
         self._check_resume(request)
 
     def _check_ids(self, token_ids: tuple[int, ...] | list[int], param: str) -> None:
@@ -72,7 +73,8 @@ class Admission:
         for token in (min(token_ids), max(token_ids)):
             if not 0 <= token < self.vocab_size:
                 raise InvalidRequest(
-                    f"token id {token} is outside of the vocabulary [0, {self.vocab_size})",
+                    f"{param}: token id {token} is outside of the vocabulary"
+                    f" [0, {self.vocab_size})",
                     param=param,
                 )
 

@@ -142,7 +142,7 @@ def test_text_and_the_models_own_end_token(tmp_path: Path) -> None:
 
 def test_a_prompt_that_is_refused_leaves_nothing_behind(folder: Path) -> None:
     with LLM(folder, weights="dummy") as llm:
-        with pytest.raises(InvalidRequest, match="prompt 1: token id 5000 is outside"):
+        with pytest.raises(InvalidRequest, match="prompt 1: prompt_ids: token id 5000 is outside"):
             llm.beam_search([[5], [5000], [6]], width=2, max_tokens=4)
         with pytest.raises(InvalidRequest, match="prompt 0: the prompt is empty"):
             llm.beam_search([[]], width=2, max_tokens=4)
