@@ -30,6 +30,7 @@ from octavo.bench.worker import run_in_worker
 from octavo.bench.workload import FULL, QUICK
 from octavo.cli.bench_tables import (
     NOISE,
+    PARTS_NOTE,
     engine_table,
     ladder_notes,
     ladder_table,
@@ -138,7 +139,7 @@ def engine(
         metrics: which; by default all.
         repeat: samples of each metric; the table shows medians.
         quiet_wait_s: wait so long for other processes to be quiet, before each sample.
-        profile: also print where the time of a step goes.
+        profile: also print where the time of a step goes, in the last sample of each metric.
         json: a JSON object a sample on stdout, one a line.
     """
     if (shape is None) == (model is None):
@@ -176,7 +177,8 @@ def engine(
             out.print(NOISE)
         if profile:
             profiles = {one.metric: one.profile for one in samples if one.profile is not None}
-            out.print(parts_table("last sample of", profiles))
+            out.print(parts_table("metric", profiles))
+            out.print(PARTS_NOTE, soft_wrap=True)
     return ExitCode.OK
 
 
@@ -202,7 +204,9 @@ def overhead(
     if json:
         print_json({str(one.rows): msgspec.to_builtins(one.parts) for one in results})
     else:
-        console().print(parts_table("rows", {str(one.rows): one.parts for one in results}))
+        out = console()
+        out.print(parts_table("rows", {str(one.rows): one.parts for one in results}))
+        out.print(PARTS_NOTE, soft_wrap=True)
     return ExitCode.OK
 
 

@@ -89,21 +89,27 @@ def unit(metric: str) -> str:
 
 def parts_table(label: str, profiles: Mapping[str, StepParts]) -> Table:
     """A row for each profile."""
-    table = _table("microseconds a step", label)
+    table = _table("Microseconds a step", label)
     names = ("plan", "batch", "run", "result", "apply", "messages_and_output", "outside", "total")
     table.add_column("steps", justify="right")
     for name in names:
-        table.add_column(_PART_TITLES.get(name, name), justify="right")
+        table.add_column(_PART_TITLES.get(name, name), justify="right", no_wrap=True)
     for name, parts in profiles.items():
         figures = [f"{getattr(parts, part):,.0f}" for part in names]
         table.add_row(name, str(parts.steps), *figures)
     return table
 
 
-_PART_TITLES = {"messages_and_output": "messages,\noutput", "outside": "all but\nrun"}
+_PART_TITLES = {"messages_and_output": "rest", "outside": "not run"}
+PARTS_NOTE = (
+    "plan: the scheduler; batch: arrays; run: the model; result and apply: what came of it;"
+    " rest: messages, text, the caller; not run: everything but the model."
+)
 
 
 def _table(title: str, first_column: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False
+    )
     table.add_column(first_column, no_wrap=True)
     return table
