@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,14 @@ import pytest
 
 from octavo import LLM, BeamOutput, SamplingParams
 from octavo.core.errors import InvalidRequest, Overloaded, RequestFailed
-from octavo.core.events import FinishReason
-from octavo.core.step import SlotEntry
+from octavo.core.events import Failed, FinishReason, Token
+from octavo.core.request import Priority, Request
+from octavo.core.step import SlotEntry, TokenLogprobs
 from octavo.execution.slots import SlotTable
+from octavo.runtime.beam_search import BeamRun
+from octavo.runtime.beams import BeamParams
+from octavo.runtime.model_text import EncodedPrompt
+from octavo.runtime.routes import Routes
 from tests.exactness.workload import write_model
 from tests.small_model import END, VOCAB, write_small_model
 
@@ -99,6 +105,50 @@ def test_little_is_computed_twice(folder: Path) -> None:
     least = len(prompt) + 4 * 63
     assert stats.computed_tokens < least + 16 * stats.requests
     assert stats.requests < 4 * 64, "most beams go on with the request that they have"
+
+
+def test_a_beam_that_stays_on_its_way_computes_nothing_twice(folder: Path) -> None:
+    """One request takes over from another where a page is full."""
+    with LLM(folder, weights="dummy") as llm:
+        llm.beam_search(PROMPTS[0], width=1, max_tokens=60, end_token_ids=())
+        stats = llm.stats().scheduler
+    assert stats.computed_tokens == len(PROMPTS[0]) + 59
+    assert stats.requests > 1
+
+
+def test_no_request_runs_far_ahead_of_its_search(folder: Path) -> None:
+    """There is room for one at a time, so that each beam waits for the others."""
+    with LLM(folder, weights="dummy", max_num_seqs=1) as llm:
+        llm.beam_search([7], width=3, max_tokens=100, end_token_ids=())
+        stats = llm.stats().scheduler
+    assert stats.computed_tokens < stats.requests * 32
+    assert stats.requests > 20
+
+
+def test_when_one_beam_fails_the_others_of_its_search_are_aborted() -> None:
+    submitted: list[Request] = []
+    aborted: list[str] = []
+    names = map(str, itertools.count())
+    routes = Routes(submitted.append, lambda request_id, choice: aborted.append(request_id))
+    run = BeamRun(
+        BeamParams(width=2, max_tokens=4),
+        routes=routes,
+        new_request_id=lambda: next(names),
+        max_model_len=100,
+        priority=Priority.BATCH,
+        tenant="somebody",
+    )
+    run.start(EncodedPrompt(None, (5, 6)))
+    routes.dispatch([Token("0", 0, 0, 7, TokenLogprobs(-0.5, (7, 8), (-0.5, -1.0)))])
+    assert [request.prompt_ids for request in submitted] == [(5, 6), (5, 6, 8)]
+    assert {(request.tenant, request.priority) for request in submitted} == {
+        ("somebody", Priority.BATCH)
+    }
+    assert aborted == []
+    routes.dispatch([Failed("1", "request_failed", "out of luck")])
+    assert aborted == ["0"]
+    assert run.finished
+    assert isinstance(run.refusal, RequestFailed)
 
 
 def test_one_beam_goes_the_greedy_way(folder: Path) -> None:
