@@ -6,11 +6,11 @@ logprobs, to the bit.
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from octavo.bench.machine import quiet_ones
 from octavo.bench.rung import RungJob, RungResult
 from octavo.bench.workload import Workload
 
@@ -76,7 +76,7 @@ class Step:
     rung: Rung
     options: dict[str, Any]
     result: RungResult
-    """The median run by tokens/s."""
+    """The median run, by tokens/s."""
     over_before: float
     """Tokens/s over those of the rung before; 1 for the first."""
     over_first: float
@@ -101,34 +101,43 @@ def climb(
     folder: str,
     workload: Workload,
     *,
-    measure: Callable[[RungJob], RungResult],
+    measure: Callable[[str, RungJob], RungResult],
     options: dict[str, Any],
     repeat: int = 1,
-) -> Iterator[Step]:
-    """Measure rung after rung.
+) -> list[Step]:
+    """Measure every rung.
+
+    Rungs take turns, so that a busy time of the machine does not fall upon one of them. Of the
+    runs that nobody disturbed (of all, if there is none) the median counts.
 
     Args:
-        measure: does a job; in a process of its own, where memory counts.
+        measure: does a job of the rung of a name; in a process of its own, where memory counts.
         options: of every rung, besides its switches.
         repeat: runs of each rung.
     """
-    first: RungResult | None = None
-    before: RungResult | None = None
-    for number, rung in enumerate(LADDER):
-        own = {**options, **switches(number)}
-        runs = [
-            measure(RungJob(folder=folder, options=own, workload=workload)) for _ in range(repeat)
-        ]
-        median_s = statistics.median_low([run.wall_s for run in runs])
-        result = next(run for run in runs if run.wall_s == median_s)
-        first = first or result
-        before = before or result
-        yield Step(
+    jobs = [
+        RungJob(folder=folder, options={**options, **switches(number)}, workload=workload)
+        for number in range(len(LADDER))
+    ]
+    runs: list[list[RungResult]] = [[] for _ in LADDER]
+    for _ in range(repeat):
+        for rung, job, taken in zip(LADDER, jobs, runs, strict=True):
+            taken.append(measure(rung.name, job))
+    results = [_median(taken) for taken in runs]
+    answers = runs[0][0].answers
+    return [
+        Step(
             rung=rung,
-            options=own,
-            result=result,
-            over_before=result.tokens_per_s / before.tokens_per_s,
-            over_first=result.tokens_per_s / first.tokens_per_s,
-            is_equal=all(run.answers == first.answers for run in runs),
+            options=jobs[number].options,
+            result=results[number],
+            over_before=results[number].tokens_per_s / results[max(0, number - 1)].tokens_per_s,
+            over_first=results[number].tokens_per_s / results[0].tokens_per_s,
+            is_equal=all(run.answers == answers for run in runs[number]),
         )
-        before = result
+        for number, rung in enumerate(LADDER)
+    ]
+
+
+def _median(runs: Sequence[RungResult]) -> RungResult:
+    quiet = sorted(quiet_ones(runs), key=lambda run: run.tokens_per_s)
+    return quiet[len(quiet) // 2]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol, TypeVar
 
 QUIET_SHARE = 0.06
 """Above this share of the machine in other hands, a sample is noise."""
@@ -41,6 +42,21 @@ class Ticks:
         """The share of the machine that other processes used meanwhile, in [0, 1]."""
         busy = self.busy - before.busy - (self.own - before.own)
         return min(1.0, max(0.0, busy / max(1, self.total - before.total)))
+
+
+class HasOthers(Protocol):
+    """A sample that tells how quiet the machine was."""
+
+    @property
+    def others(self) -> float: ...
+
+
+SampleType = TypeVar("SampleType", bound=HasOthers)
+
+
+def quiet_ones(samples: Sequence[SampleType]) -> list[SampleType]:
+    """The samples that others did not disturb; all of them if there is none."""
+    return [one for one in samples if one.others <= QUIET_SHARE] or list(samples)
 
 
 class Stopwatch:

@@ -66,29 +66,26 @@ def ladder(
     Args:
         model: a model folder, or owner/name on the hub; by default a tiny random one.
         quick: less work, and each rung once: under a minute for a small model.
-        repeat: runs of each rung; the median is printed. By default 3, with --quick 1.
+        repeat: runs of each rung, by default 3, with --quick 1; the median is printed, of those
+            that other processes did not disturb.
         quiet_wait_s: wait so long for other processes to be quiet, before each run.
         num_threads: of the engine; by default one for each core.
         json: one JSON object on stdout.
     """
     runs = (1 if quick else 3) if repeat is None else _at_least_one("repeat", repeat)
     workload = QUICK if quick else FULL
-    steps = []
 
-    def measure(job: RungJob) -> RungResult:
+    def measure(name: str, job: RungJob) -> RungResult:
         if quiet_wait_s:
             wait_until_quiet(quiet_wait_s)
         [result] = run_in_worker(job, RungResult)
+        _note(f"{name}: {result.tokens_per_s:.0f} tokens/s")
         return result
 
     with _subject(model, None if model else "tiny") as subject:
         options = {"weights": subject.weights, "num_threads": num_threads}
         EngineConfig.from_options(options)
-        for step in climb(
-            str(subject.folder), workload, measure=measure, options=options, repeat=runs
-        ):
-            _note(f"{step.rung.name}: {step.result.tokens_per_s:.0f} tokens/s")
-            steps.append(step)
+        steps = climb(str(subject.folder), workload, measure=measure, options=options, repeat=runs)
     equal = all(step.is_equal for step in steps)
     if json:
         print_json(
@@ -137,7 +134,8 @@ def engine(
         shape: the name of a shape: qwen2.5-0.5b, tinyllama-1.1b, smollm2-135m, stories15m, tiny.
         model: a model folder, or owner/name on the hub.
         metrics: which; by default all.
-        repeat: samples of each metric; the table shows medians.
+        repeat: samples of each metric; the table shows the median of those that other processes
+            did not disturb.
         quiet_wait_s: wait so long for other processes to be quiet, before each sample.
         profile: also print where the time of a step goes, in the last sample of each metric.
         json: a JSON object a sample on stdout, one a line.

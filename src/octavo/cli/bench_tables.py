@@ -10,7 +10,7 @@ from rich.table import Table
 
 from octavo.bench.engine import Sample
 from octavo.bench.ladder import Step
-from octavo.bench.machine import QUIET_SHARE
+from octavo.bench.machine import QUIET_SHARE, quiet_ones
 from octavo.bench.parts import StepParts
 
 
@@ -63,20 +63,22 @@ NOISE = f"* other processes used more than {QUIET_SHARE:.0%} of the machine: tak
 def engine_table(name: str, samples: Sequence[Sample]) -> Table:
     """A row a metric."""
     table = _table(name, "metric")
-    for column in ("median", "lowest", "highest", "samples", "others used"):
+    for column in ("median", "lowest", "highest", "counted", "others used"):
         table.add_column(column, justify="right")
     by_metric: dict[str, list[Sample]] = {}
     for sample in samples:
         by_metric.setdefault(sample.metric, []).append(sample)
     for metric, taken in by_metric.items():
         values = [sample.value for sample in taken]
-        others = statistics.median(sample.others for sample in taken)
+        counted = quiet_ones(taken)
+        others = statistics.median(sample.others for sample in counted)
+        median = statistics.median(sample.value for sample in counted)
         table.add_row(
             f"{metric} ({unit(metric)})",
-            f"{statistics.median(values):,.4g}" + ("*" if others > QUIET_SHARE else ""),
+            f"{median:,.4g}" + ("*" if others > QUIET_SHARE else ""),
             f"{min(values):,.4g}",
             f"{max(values):,.4g}",
-            str(len(values)),
+            f"{len(counted)} of {len(taken)}",
             f"{others:.0%}",
         )
     return table

@@ -42,8 +42,10 @@ def test_every_rung_is_a_change_of_switches_and_nothing_else() -> None:
     )
 
 
-def scripted(rates: list[float], answers: list[tuple[str, ...]]) -> Iterator[RungResult]:
-    for rate, given in zip(rates, answers, strict=True):
+def scripted(
+    rates: list[float], answers: list[tuple[str, ...]], others: list[float]
+) -> Iterator[RungResult]:
+    for rate, given, share in zip(rates, answers, others, strict=True):
         yield RungResult(
             tokens_per_s=rate,
             wall_s=100 / rate,
@@ -55,17 +57,24 @@ def scripted(rates: list[float], answers: list[tuple[str, ...]]) -> Iterator[Run
             latency_median_s=0.3,
             latency_p95_s=0.4,
             peak_rss_mib=50,
-            others=0.0,
+            others=share,
             answers=given,
         )
 
 
 def climb_scripted(
-    rates: list[float], answers: list[tuple[str, ...]], repeat: int = 1
+    rates: list[float],
+    answers: list[tuple[str, ...]],
+    repeat: int = 1,
+    others: list[float] | None = None,
 ) -> list[Step]:
-    results = scripted(rates, answers)
-    return list(
-        climb("folder", SMALL, measure=lambda job: next(results), options={}, repeat=repeat)
+    results = scripted(rates, answers, others or [0.0] * len(rates))
+    return climb(
+        "folder",
+        SMALL,
+        measure=lambda name, job: next(results),
+        options={},
+        repeat=repeat,
     )
 
 
@@ -88,26 +97,31 @@ def test_one_different_answer_is_told() -> None:
 
 
 def test_the_median_run_counts_and_every_run_must_be_equal() -> None:
-    rates = [10.0, 30.0, 20.0] + [5.0] * 15
+    rates = [10.0, *[5.0] * 5, 30.0, *[5.0] * 5, 20.0, *[5.0] * 5]  # rungs take turns
     answers = [("a",)] * 18
-    answers[-1] = ("b",)
+    answers[11] = ("b",)
     steps = climb_scripted(rates, answers, repeat=3)
     assert steps[0].result.tokens_per_s == 20
     assert steps[1].over_before == 0.25
-    assert not steps[-1].is_equal
+    assert [step.is_equal for step in steps] == [True] * 5 + [False]
+
+
+def test_runs_that_others_disturbed_count_only_if_there_are_no_others() -> None:
+    rates = [10.0, *[5.0] * 5, 30.0, *[7.0] * 5, 20.0, *[6.0] * 5]
+    others = [0.5, *[0.9] * 5, 0.01, *[0.9] * 5, 0.5, *[0.9] * 5]
+    steps = climb_scripted(rates, [("a",)] * 18, repeat=3, others=others)
+    assert [step.result.tokens_per_s for step in steps] == [30, 6, 6, 6, 6, 6]
 
 
 def test_real_rungs_take_their_paths_and_give_equal_answers(tmp_path: Path) -> None:
     folder = str(write_shape("nothing", tmp_path))
-    jobs: list[RungJob] = []
 
-    def measure(job: RungJob) -> RungResult:
-        jobs.append(job)
+    def measure(name: str, job: RungJob) -> RungResult:
         [result] = measure_rung(job)
         return result
 
     options = {"weights": "dummy", "num_threads": 1, "num_pages": 100}
-    steps = list(climb(folder, SMALL, measure=measure, options=options))
+    steps = climb(folder, SMALL, measure=measure, options=options)
     assert all(step.is_equal for step in steps)
     assert len(set(steps[0].result.answers)) == SMALL.requests
     results = [step.result for step in steps]
