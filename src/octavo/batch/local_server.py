@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 
-from octavo.core.errors import InvalidRequest
+from octavo.core.errors import InvalidRequest, Overloaded
 from octavo.runtime.async_client import AsyncClient
 from octavo.server.app import create_app
 from octavo.server.errors import error_body
 from octavo.server.settings import SamplingDefaults, ServerSettings
 
-_TOO_MANY_OR_DEAD = (429, 503)
+_NOT_NOW = (429, 503)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class LocalServer:
 
         Raises:
             EngineDead: the engine is gone; the request may be sent to another one.
+            Overloaded: there is no room in the engine's queue.
         """
         if fields.get("stream"):
             error = InvalidRequest(
@@ -77,8 +78,11 @@ class LocalServer:
         if self._any_model or "model" not in fields:
             fields = {**fields, "model": self._name}
         response = await self._ask(path, msgspec.json.encode(fields))
-        if response.status in _TOO_MANY_OR_DEAD and self._client.death is not None:
-            raise self._client.death
+        if response.status in _NOT_NOW:  # no answer to keep
+            raise self._client.death or Overloaded(
+                "the engine's queue is full",
+                hint="raise --max-waiting-requests or --max-waiting-tokens, or lower --in-flight",
+            )
         return response
 
     async def _ask(self, path: str, body: bytes) -> Response:

@@ -27,7 +27,7 @@ from octavo.core.errors import ConfigError, InvalidRequest
 
 @dataclass(slots=True)
 class Tally:
-    """What this run has done by now."""
+    """What this run has written by now."""
 
     succeeded: int = 0
     failed: int = 0
@@ -39,6 +39,25 @@ class Tally:
     @property
     def answered(self) -> int:
         return self.succeeded + self.failed
+
+    def count(self, response: Response | None) -> None:
+        """An answer, with the server's response where it had one."""
+        if response is None or not response.is_success:
+            self.failed += 1
+            return
+        usage = _usage_decoder.decode(response.body).usage
+        self.succeeded += 1
+        self.prompt_tokens += usage.prompt_tokens
+        self.cached_tokens += usage.prompt_tokens_details.cached_tokens
+        self.completion_tokens += usage.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A line on its way to the output."""
+
+    line: bytes
+    response: Response | None
 
 
 class BatchWork:
@@ -75,7 +94,7 @@ class BatchWork:
         self._ordered = ordered
         self._progress = progress
         self._room = asyncio.Semaphore(in_flight)
-        self._held: dict[int, bytes] = {}
+        self._held: dict[int, _Answer] = {}
         self._next_turn = 0
 
     async def run(self) -> None:
@@ -119,14 +138,12 @@ class BatchWork:
                     hint="each line needs a custom_id of its own",
                 )
         except InvalidRequest as error:
-            self._tally.failed += 1
-            self._take(error_line(line, error), turn)
+            self._take(_Answer(error_line(line, error), None), turn)
             return
         response = await self._server.post(request.url, request.body)
-        self._count(response)
-        self._take(response_line(line, request.custom_id, response), turn)
+        self._take(_Answer(response_line(line, request.custom_id, response), response), turn)
 
-    def _take(self, answer: bytes, turn: int) -> None:
+    def _take(self, answer: _Answer, turn: int) -> None:
         if not self._ordered:
             self._write(answer)
             return
@@ -135,20 +152,11 @@ class BatchWork:
             self._write(self._held.pop(self._next_turn))
             self._next_turn += 1
 
-    def _write(self, answer: bytes) -> None:
-        self._output.append(answer)
+    def _write(self, answer: _Answer) -> None:
+        self._output.append(answer.line)
+        self._tally.count(answer.response)
         self._room.release()
         self._progress()
-
-    def _count(self, response: Response) -> None:
-        if not response.is_success:
-            self._tally.failed += 1
-            return
-        usage = _usage_decoder.decode(response.body).usage
-        self._tally.succeeded += 1
-        self._tally.prompt_tokens += usage.prompt_tokens
-        self._tally.cached_tokens += usage.prompt_tokens_details.cached_tokens
-        self._tally.completion_tokens += usage.completion_tokens
 
 
 class _PromptDetails(msgspec.Struct):

@@ -16,7 +16,7 @@ from octavo.batch.lines import MAX_LINE_BYTES, Survey
 from octavo.batch.local_server import LocalServer, Response
 from octavo.batch.output import OutputFile
 from octavo.batch.work import BatchWork, Tally
-from octavo.core.errors import ConfigError, EngineDead
+from octavo.core.errors import ConfigError, EngineDead, Overloaded
 from octavo.runtime.async_client import AsyncClient
 from tests.small_model import write_small_model
 
@@ -124,6 +124,7 @@ async def test_or_in_the_order_of_the_input(tmp_path: Path) -> None:
     for number in (2, 3, 1):
         await run.server.answer(number)
     assert run.names() == []
+    assert run.tally == Tally()  # what is held back is not done
     assert 4 not in run.server.waiting  # those that wait for their turn are among the window
     for number in (0, 4):
         await run.server.answer(number)
@@ -305,3 +306,12 @@ async def test_a_dead_engine_is_no_answer(tmp_path: Path) -> None:
         await client.close()
         with pytest.raises(EngineDead):
             await server.post("/v1/completions", {"prompt": "a"})
+
+
+async def test_a_full_queue_is_no_answer(tmp_path: Path) -> None:
+    folder = write_small_model(tmp_path)
+    async with await AsyncClient.load(folder, max_waiting_requests=2) as client:
+        server = LocalServer("small", client, max_body_bytes=MAX_LINE_BYTES)
+        with pytest.raises(Overloaded) as refusal:
+            await server.post("/v1/completions", {"prompt": ["a", "b", "c", "d"]})
+    assert "--in-flight" in (refusal.value.hint or "")
