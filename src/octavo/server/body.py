@@ -87,7 +87,10 @@ def _check_depth(body: bytes, max_depth: int) -> None:
         return
     brackets = _STRING.sub(b"", body).translate(_ONE_KIND, _NO_BRACKET)
     for _ in range(max_depth):
+        num_before = len(brackets)
         brackets = brackets.replace(b"[]", b"")
         if not brackets:
             return
+        if len(brackets) == num_before:
+            break  # they do not pair up
     raise InvalidRequest(f"the body is not valid JSON, or nested deeper than {max_depth} levels")

@@ -56,11 +56,14 @@ class _BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head:
-            self._head_bytes += len(data)
+        was_in_head = self._in_head
         super().data_received(data)
-        # Also where llhttp holds the bytes of a header that does not end.
-        if self._in_head and self._head_bytes > self.max_head_bytes:
+        if not self._in_head:
+            return
+        # Where the head began in these bytes, before it may be the end of another body.
+        self._head_bytes += len(data) if was_in_head else 1
+        # llhttp would collect a header that does not end.
+        if self._head_bytes > self.max_head_bytes:
             self._refuse_head_size()
 
     def on_message_begin(self) -> None:

@@ -90,9 +90,11 @@ async def serve(
     with signals.caught():
         async with app.running():
             serving = asyncio.create_task(server.serve(sockets=[listener]))
-            await _first_of(serving, signals.first.wait())
-            app.drain()
-            server.should_exit = True
+            try:
+                await _first_of(serving, signals.first.wait())
+            finally:  # also when it is cancelled
+                app.drain()
+                server.should_exit = True
             timeout_s = settings.drain_timeout_s
             await _first_of(serving, signals.second.wait(), timeout_s=timeout_s)
             is_clean = serving.done()

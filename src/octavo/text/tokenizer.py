@@ -22,6 +22,9 @@ from octavo.text.detokenizer import Detokenizer
 from octavo.text.pieces import DecodeRules, TokenPieces
 from octavo.text.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
+LONG_TEXT = 4096
+"""Characters from which on encoding a text is worth the cost of letting other threads run."""
+
 
 class Tokenizer:
     """The tokeniser of a model. Safe for use by several threads.
@@ -165,7 +168,10 @@ class Tokenizer:
         try:
             with self._lock:
                 self._backend.encode_special_tokens = not parse_special
-                return self._backend.encode(text, add_special_tokens=add_special)
+                if len(text) <= LONG_TEXT:
+                    return self._backend.encode(text, add_special_tokens=add_special)
+                # Unlike a single text, a batch lets other threads run meanwhile.
+                return self._backend.encode_batch([text], add_special_tokens=add_special)[0]
         except Exception as error:  # the library knows no narrower class
             raise InvalidRequest(f"the text cannot be tokenised: {error}") from error
 
