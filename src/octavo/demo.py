@@ -146,7 +146,7 @@ def _same(one: RequestOutput, other: RequestOutput) -> bool:
     return all(a.token_ids == b.token_ids and a.logprobs == b.logprobs for a, b in pairs)
 
 
-def _measure(job: RungJob) -> RungResult:
+def _measure(rung: str, job: RungJob) -> RungResult:
     [result] = run_in_worker(job, RungResult)
     return result
 

@@ -25,7 +25,7 @@ LIBRARIES = (
     "huggingface_hub",
     "cyclopts",
     "rich",
-    "fastapi",
+    "starlette",
     "uvicorn",
 )
 

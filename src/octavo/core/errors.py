@@ -98,12 +98,17 @@ class EngineDead(OctavoError):
     http_status = 503
 
 
-def error_from_code(code: str, message: str, hint: str | None = None) -> OctavoError:
+def error_from_code(
+    code: str, message: str, hint: str | None = None, param: str | None = None
+) -> OctavoError:
     """The error that ``code`` names, as it was before it travelled in a message."""
     classes = [OctavoError]
     for kind in classes:  # grows while it is read
         if kind.code == code:
-            return kind(message, hint=hint)
+            error = kind(message, hint=hint)
+            if isinstance(error, InvalidRequest):
+                error.param = param
+            return error
         classes += kind.__subclasses__()
     error = OctavoError(message, hint=hint)
     error.code = code

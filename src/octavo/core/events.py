@@ -10,6 +10,7 @@ import enum
 
 import msgspec
 
+from octavo.core.errors import InvalidRequest, OctavoError, error_from_code
 from octavo.core.step import TokenLogprobs
 
 
@@ -79,6 +80,19 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     code: str
     message: str
     hint: str | None = None
+    param: str | None = None
+    """The field of the request that is at fault, where it is one."""
+
+    @classmethod
+    def of(cls, request_id: str, error: OctavoError) -> Failed:
+        """The event that tells an error."""
+        param = error.param if isinstance(error, InvalidRequest) else None
+        return cls(request_id, error.code, error.message, error.hint, param)
+
+    @property
+    def error(self) -> OctavoError:
+        """The error that it tells, as it was raised."""
+        return error_from_code(self.code, self.message, self.hint, self.param)
 
 
 Event = Token | PromptScored | Finished | Failed

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from octavo.core.errors import InvalidRequest, OctavoError, error_from_code
+from octavo.core.errors import InvalidRequest, OctavoError
 from octavo.core.events import Event, Failed, FinishReason, Token
 from octavo.core.kv_layout import PAGE_SIZE
 from octavo.core.request import Priority, Request, SamplingParams
@@ -138,8 +138,7 @@ class BeamRun:
             line.places.append((event.token_id, candidates))
             self._advance(line.search)
         elif isinstance(event, Failed):
-            error = error_from_code(event.code, event.message, event.hint)
-            self.fail(event.request_id, error)
+            self.fail(event.request_id, event.error)
         return ()
 
     def fail(self, request_id: str, error: OctavoError) -> None:

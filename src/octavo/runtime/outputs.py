@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from octavo.core.errors import InvalidRequest, OctavoError, error_from_code
+from octavo.core.errors import InvalidRequest, OctavoError
 from octavo.core.events import Event, Finished, PromptScored, Token, Usage
 from octavo.core.request import Request
 from octavo.core.step import TokenLogprobs
@@ -115,7 +115,7 @@ class OutputAssembler:
         if isinstance(event, PromptScored):
             self._take_prompt_logprobs(event)
         else:
-            self.fail(error_from_code(event.code, event.message, event.hint))
+            self.fail(event.error)
         return None
 
     @property

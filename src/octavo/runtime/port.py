@@ -55,8 +55,7 @@ class EnginePort:
             try:
                 self._engine.add(message.request)
             except OctavoError as error:
-                request_id = message.request.request_id
-                self._tell([Failed(request_id, error.code, error.message, error.hint)])
+                self._tell([Failed.of(message.request.request_id, error)])
 
     def _refuse(self, data: bytes, error: Exception) -> None:
         """Tell whoever sent a broken message, if it says who that is."""
@@ -66,7 +65,7 @@ class EnginePort:
         except msgspec.DecodeError:
             return
         refusal = error if isinstance(error, OctavoError) else InvalidRequest(str(error))
-        self._tell([Failed(request_id, refusal.code, refusal.message, refusal.hint)])
+        self._tell([Failed.of(request_id, refusal)])
 
     @property
     def has_work(self) -> bool:

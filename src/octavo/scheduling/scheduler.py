@@ -310,7 +310,7 @@ class Scheduler:
         for sequence in list(live.choices):
             self._kv.release(sequence.pages, keep=False)
             self._roster.finish(sequence)
-        events.append(Failed(live.request.request_id, error.code, error.message, error.hint))
+        events.append(Failed.of(live.request.request_id, error))
 
     # Watching
 

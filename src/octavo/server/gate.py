@@ -25,7 +25,7 @@ from octavo.server.record import RequestRecord
 from octavo.server.respond import Responder, attach
 from octavo.server.settings import ServerSettings
 
-OPEN_ROUTES = frozenset({"/livez", "/readyz"})
+OPEN_ROUTES = frozenset({"/livez"})
 """Need no key: whoever starts and stops servers carries none. They tell no more than a word."""
 ACCESS_LOGGER = "octavo.server.access"
 ERROR_LOGGER = "octavo.server.errors"
