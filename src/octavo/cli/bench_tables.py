@@ -75,13 +75,18 @@ def engine_table(name: str, samples: Sequence[Sample]) -> Table:
         median = statistics.median(sample.value for sample in counted)
         table.add_row(
             f"{metric} ({unit(metric)})",
-            f"{median:,.4g}" + ("*" if others > QUIET_SHARE else ""),
-            f"{min(values):,.4g}",
-            f"{max(values):,.4g}",
+            figure(median) + ("*" if others > QUIET_SHARE else ""),
+            figure(min(values)),
+            figure(max(values)),
             f"{len(counted)} of {len(taken)}",
             f"{others:.0%}",
         )
     return table
+
+
+def figure(value: float) -> str:
+    """Four digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def unit(metric: str) -> str:
