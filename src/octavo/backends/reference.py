@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from octavo._native import Kernels, ThreadPool
 from octavo.backends.base import F32, HEAD_BLOCK, I32, Batch, Limits, Rows, ScoredRows, WeightSource
 from octavo.backends.cpu import available_cores
+from octavo.backends.heap import keep_freed_memory
 from octavo.backends.interpreter import Interpreter
 from octavo.backends.reference_attention import (
     AttentionPlan,
@@ -76,6 +77,7 @@ class ReferenceBackend:
     name = "reference"
 
     def __init__(self, num_threads: int | None = None, instruction_set: str = "") -> None:
+        keep_freed_memory()
         pool = ThreadPool(num_threads or available_cores())
         try:
             self._kernels = Kernels(pool, instruction_set)
