@@ -34,4 +34,5 @@ def keep_freed_memory() -> bool:
         _M_TOP_PAD: _PAD_BYTES,
         _M_MMAP_THRESHOLD: _LARGEST_KEPT_BYTES,
     }
-    return all([mallopt(name, size) for name, size in settings.items()])
+    taken = [mallopt(name, size) for name, size in settings.items()]  # all, also after a refusal
+    return all(taken)
