@@ -115,6 +115,17 @@ def error_from_code(
     return error
 
 
+def traceback_without_values(error: BaseException) -> str:
+    """Where an exception came from, without its message: that may hold somebody's text."""
+    lines = [type(error).__name__]
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        lines.append(f"{code.co_filename}:{trace.tb_lineno} in {code.co_qualname}")
+        trace = trace.tb_next
+    return "\n  ".join(lines)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     """A hint naming the closest of ``known``, else None."""
     close = difflib.get_close_matches(name, list(known), n=1)

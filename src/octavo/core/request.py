@@ -123,6 +123,12 @@ class SamplingParams(
         stops = checks.sequence("stop", (stop,) if isinstance(stop, str) else stop, MAX_STOP)
         words = checks.sequence("bad_words", _or_nothing(self.bad_words), MAX_BAD_WORDS)
         max_tokens = checks.integer("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        allowed = _allowed(self.allowed_token_ids)
+        bad_words = tuple(map(_bad_word, words))
+        if allowed is not None and {(token,) for token in allowed} <= set(bad_words):
+            raise InvalidRequest(
+                "bad_words bans every token of allowed_token_ids", param="allowed_token_ids"
+            )
         return {
             "max_tokens": max_tokens,
             "min_tokens": checks.integer(
@@ -156,8 +162,8 @@ class SamplingParams(
                 "stop_token_ids", _or_nothing(self.stop_token_ids), MAX_STOP_TOKEN_IDS
             ),
             "ignore_eos": checks.flag("ignore_eos", self.ignore_eos),
-            "bad_words": tuple(map(_bad_word, words)),
-            "allowed_token_ids": _allowed(self.allowed_token_ids),
+            "bad_words": bad_words,
+            "allowed_token_ids": allowed,
         }
 
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -28,24 +29,48 @@ from octavo.runtime.outputs import ChoiceDelta, OutputAssembler, RequestOutput
 from octavo.runtime.routes import Routes
 
 
+class AnswerReader:
+    """Keeps the deltas of one answer, and wakes whoever waits for them."""
+
+    __slots__ = ("assembler", "deltas", "news")
+
+    def __init__(self, assembler: OutputAssembler) -> None:
+        self.assembler = assembler
+        self.deltas: deque[ChoiceDelta] = deque()
+        self.news = asyncio.Event()
+
+    def take(self, event: Event) -> list[int]:
+        delta = self.assembler.apply(event)
+        if delta is not None:
+            self.deltas.append(delta)
+        if delta is not None or self.assembler.finished:
+            self.news.set()
+        return self.assembler.take_aborts()
+
+    def fail(self, request_id: str, error: OctavoError) -> None:
+        self.assembler.fail(error)
+        self.news.set()
+
+
 class Answer:
     """One request on its way: an asynchronous iterator of deltas.
 
-    Leaving it (``aclose``, the end of ``async with``) before its end aborts the request, and ends
-    the iteration.
+    Leaving it before its end aborts the request and ends the iteration: by ``aclose``, by the end
+    of ``async with``, or by letting go of it.
+
+    Args:
+        reader: what the routes know; they do not know the answer, so that it can be let go of.
     """
 
-    def __init__(self, assembler: OutputAssembler, routes: Routes) -> None:
-        self._assembler = assembler
+    def __init__(self, reader: AnswerReader, routes: Routes) -> None:
+        self._reader = reader
         self._routes = routes
-        self._deltas: deque[ChoiceDelta] = deque()
-        self._news = asyncio.Event()
         self._closed = False
 
     @property
     def request(self) -> Request:
         """As it was submitted, its seed fixed."""
-        return self._assembler.request
+        return self._reader.assembler.request
 
     @property
     def request_id(self) -> str:
@@ -60,14 +85,15 @@ class Answer:
         Raises:
             OctavoError: the request was refused, or failed on the way.
         """
-        while not self._deltas:
-            if self._assembler.error is not None:
-                raise self._assembler.error
-            if self._closed or self._assembler.finished:
+        reader = self._reader
+        while not reader.deltas:
+            if reader.assembler.error is not None:
+                raise reader.assembler.error
+            if self._closed or reader.assembler.finished:
                 raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
-        return self._deltas.popleft()
+            reader.news.clear()
+            await reader.news.wait()
+        return reader.deltas.popleft()
 
     async def output(self) -> RequestOutput:
         """Everything, once it is finished. Raises as the iteration does."""
@@ -77,13 +103,13 @@ class Answer:
 
     def so_far(self) -> RequestOutput:
         """Everything known by now."""
-        return self._assembler.output()
+        return self._reader.assembler.output()
 
     async def aclose(self) -> None:
         """Nobody reads it any more."""
         self._closed = True
-        self._deltas.clear()
-        self._news.set()
+        self._reader.deltas.clear()
+        self._reader.news.set()
         self._routes.close(self.request_id)
 
     async def __aenter__(self) -> Answer:
@@ -97,17 +123,8 @@ class Answer:
     ) -> None:
         await self.aclose()
 
-    def take(self, event: Event) -> list[int]:
-        delta = self._assembler.apply(event)
-        if delta is not None:
-            self._deltas.append(delta)
-        if delta is not None or self._assembler.finished:
-            self._news.set()
-        return self._assembler.take_aborts()
-
-    def fail(self, request_id: str, error: OctavoError) -> None:
-        self._assembler.fail(error)
-        self._news.set()
+    def __del__(self) -> None:
+        self._routes.abandon(self.request_id)  # the collector may run anywhere
 
 
 class AsyncClient:
@@ -143,6 +160,8 @@ class AsyncClient:
             deliver=lambda data: _call_soon(loop, self._on_message, data),
             died=lambda error: _call_soon(loop, self._die, error),
         )
+        # A program that ends without closing its client still ends the thread in good order.
+        self._at_exit = weakref.finalize(self, self._thread.close)
 
     @classmethod
     async def load(
@@ -184,9 +203,9 @@ class AsyncClient:
             tenant=tenant,
             deadline_s=deadline_s,
         )
-        answer = Answer(assembler, self._routes)
-        self._routes.open(assembler.request, answer)
-        return answer
+        reader = AnswerReader(assembler)
+        self._routes.open(assembler.request, reader)
+        return Answer(reader, self._routes)
 
     @property
     def num_live(self) -> int:
@@ -197,6 +216,7 @@ class AsyncClient:
         """The engine's counters, between two of its steps. Raises EngineDead."""
         if self.death is not None:
             raise self.death
+        self._routes.dispatch(())  # what was abandoned does not count
         number = next(self._numbers)
         reply: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
         self._replies[number] = reply
@@ -205,9 +225,12 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Stop the engine after its current step; what is not finished fails."""
-        await asyncio.to_thread(self._thread.close)
-        if self.death is None:
-            self._end(EngineDead("the engine was closed"))
+        self._at_exit.detach()
+        try:
+            await asyncio.shield(asyncio.to_thread(self._thread.close))
+        finally:  # also when whoever closes it is cancelled
+            if self.death is None:
+                self._end(EngineDead("the engine was closed"))
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -59,7 +59,7 @@ class EnginePort:
 
     def _refuse(self, data: bytes, error: Exception) -> None:
         """Tell whoever sent a broken message, if it says who that is."""
-        logger.warning("a message was refused: %s", error)
+        logger.warning("a message was refused: %s", type(error).__name__)  # it may hold prompts
         try:
             request_id = _SUBMITTED_ID.decode(data).request.request_id
         except msgspec.DecodeError:

@@ -12,7 +12,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from octavo.core.errors import InvalidRequest, OctavoError, RequestFailed
+from octavo.core.errors import (
+    InvalidRequest,
+    OctavoError,
+    RequestFailed,
+    traceback_without_values,
+)
 from octavo.core.events import Event, Failed, Finished
 from octavo.core.request import Request
 
@@ -101,9 +106,13 @@ class Routes:
         try:
             aborts = route.reader.take(event)
         except Exception as error:
-            logger.exception("reading the answer of %s failed", request_id)
+            logger.error(
+                "reading the answer of %s failed: %s", request_id, traceback_without_values(error)
+            )
             self.close(request_id)
-            route.reader.fail(request_id, RequestFailed(f"reading the answer failed: {error!r}"))
+            route.reader.fail(
+                request_id, RequestFailed(f"reading the answer failed: {type(error).__name__}")
+            )
             return
         for choice in aborts:
             self._abort(request_id, choice)

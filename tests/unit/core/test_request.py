@@ -85,6 +85,7 @@ def test_every_parameter_is_in_the_table() -> None:
         ({"stop": [5]}, "stop must be a string, got 5"),
         ({"stop_token_ids": 5}, "stop_token_ids must be a list, got 5"),
         ({"allowed_token_ids": []}, "allowed_token_ids must not be empty (leave it out"),
+        ({"allowed_token_ids": [5], "bad_words": [[5]]}, "bad_words bans every token of"),
         ({"bad_words": [" was"]}, "bad_words takes lists of token ids, got the text ' was'"),
         ({"stop": ["\ud800"]}, "stop has half of a surrogate pair"),
         ({"max_tokens": 10**400}, "max_tokens must be an integer in [1, 2147483647], got a huge"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,31 @@ async def test_reading_after_leaving_ends(folder: Path) -> None:
         await answer.aclose()
         assert [delta async for delta in answer] == []
         assert not (await answer.output()).finished
+
+
+async def test_an_answer_that_nobody_holds_is_aborted(folder: Path) -> None:
+    async with await AsyncClient.load(folder) as client:
+        answer = client.start(client.text.encode("Hello"), LONG)
+        await anext(answer)
+        del answer
+        gc.collect()
+        assert client.num_live == 0
+        assert (await client.stats()).scheduler.running == 0
+
+
+async def test_a_close_that_is_cancelled_leaves_nobody_waiting(folder: Path) -> None:
+    client = await AsyncClient.load(folder)
+    answer = client.start(client.text.encode("Hello"), LONG)
+    closing = asyncio.create_task(client.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    with pytest.raises(EngineDead, match="closed"):
+        await answer.output()
+    with pytest.raises(EngineDead, match="closed"):
+        await client.stats()
+    await client.close()
 
 
 async def test_leaving_wakes_whoever_reads(folder: Path) -> None:
