@@ -57,8 +57,8 @@ class Routes:
         self._abandoned: deque[str] = deque()
 
     def __len__(self) -> int:
-        """Requests of which something is still to come."""
-        return len(self._routes)
+        """Requests of which something is still to come, and for which somebody waits."""
+        return len(self._routes.keys() - set(self._abandoned))
 
     def open(self, request: Request, reader: Reader) -> None:
         """Submit a request; its events go to ``reader``.
@@ -110,9 +110,8 @@ class Routes:
                 "reading the answer of %s failed: %s", request_id, traceback_without_values(error)
             )
             self.close(request_id)
-            route.reader.fail(
-                request_id, RequestFailed(f"reading the answer failed: {type(error).__name__}")
-            )
+            name = type(error).__name__
+            route.reader.fail(request_id, RequestFailed(f"reading the answer failed: {name}"))
             return
         for choice in aborts:
             self._abort(request_id, choice)
