@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters that move a terminal's cursor or give it orders, unlike tab and newline."""
 _RED, _DIM, _RESET = "\x1b[31m", "\x1b[2m", "\x1b[0m"
 
 
@@ -21,17 +24,23 @@ def has_colours(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def visible(text: str) -> str:
+    """Text from files and users, with what would command a terminal written out: ``\\x1b``."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def print_error(message: str, hint: str | None = None) -> None:
     """The form of every error: a sentence, and what to do about it."""
     red, reset = (_RED, _RESET) if has_colours(sys.stderr) else ("", "")
-    print(f"{red}error:{reset} {message}", file=sys.stderr)
+    print(f"{red}error:{reset} {visible(message)}", file=sys.stderr)
     if hint:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {visible(hint)}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on one line of stdout."""
-    print(json.dumps(value, ensure_ascii=False), flush=True)
+    """One JSON value on one line of stdout; JSON itself leaves some control characters raw."""
+    text = json.dumps(value, ensure_ascii=False)
+    print(CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text), flush=True)
 
 
 def dim(text: str, stream: TextIO) -> str:
@@ -48,6 +57,7 @@ def console() -> Console:
 
 def print_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
     """Names and what they are: drawn on a terminal, plain lines elsewhere."""
+    rows = [(visible(name), visible(text)) for name, text in rows]
     width = max(len(name) for name, _ in rows)
     if not sys.stdout.isatty():
         for name, text in rows:
@@ -67,9 +77,16 @@ def print_table(title: str, rows: Sequence[tuple[str, str]]) -> None:
 def show_warnings() -> None:
     """Send the warnings of the layers below to stderr, in the form of our errors."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.setFormatter(_VisibleFormatter("%(levelname)s: %(message)s"))
     handler.addFilter(_lower_level_name)
     logging.getLogger("octavo").addHandler(handler)
+
+
+class _VisibleFormatter(logging.Formatter):
+    """Warnings quote what stands in files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 def _lower_level_name(record: logging.LogRecord) -> bool:

@@ -29,6 +29,7 @@ from octavo.server.run import serve as serve_clients
 from octavo.server.settings import LOOPBACK_HOSTS, SamplingDefaults, ServerSettings
 
 KEY_VARIABLE = "OCTAVO_API_KEY"
+MAX_PORT = 65_535
 QUEUE_BOUNDS = {"max_waiting_requests": 1_000, "max_waiting_tokens": 1_000_000}
 """Of a server, unless the operator wants others: what waits longer would have been given up."""
 _ALIAS = re.compile(r"([\w.:/-]{1,100})=(.+)")
@@ -73,6 +74,10 @@ def serve(
         tokenizer: a folder to take the tokeniser from, instead of the model's own.
     """
     sources = named_models(models)
+    if not 0 <= port <= MAX_PORT:  # the system would take its lower 16 bits
+        raise ConfigError(
+            f"port must be in [0, {MAX_PORT}], not {port}", hint="--port 0 takes a free one"
+        )
     settings = ServerSettings(
         keys=ApiKeys.read(api_key_file, os.environ.get(KEY_VARIABLE)),
         allowed_hosts=allowed_hosts(host, allow_host or ()),

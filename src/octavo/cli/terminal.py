@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
-from octavo.cli.output import dim
+from octavo.cli.output import CONTROL, dim
 
 PROMPT, CONTINUED = ">>> ", "... "
 BLOCK = '"""'
 MAX_HISTORY = 1_000
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 ReadLine = Callable[[str], str]
 """Shows a prompt, gives a line without its end; raises EOFError when there are no more."""
@@ -134,7 +132,7 @@ class Screen:
             return
         self._at_line_start = text.endswith("\n")
         if self._is_terminal:
-            text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+            text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
         sys.stdout.write(text)
         sys.stdout.flush()
 

@@ -56,3 +56,10 @@ def test_what_others_can_reach(host: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("OCTAVO_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="no API keys"):
         serve("no-such-model", host=host)
+
+
+@pytest.mark.parametrize("port", [-1, 65_536, 70_000])
+def test_no_such_port(port: int) -> None:
+    with pytest.raises(ConfigError, match=r"port must be in \[0, 65535\]") as caught:
+        serve("no-such-model", port=port)
+    assert caught.value.hint == "--port 0 takes a free one"
