@@ -8,13 +8,14 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from octavo.core.errors import ConfigError
 from octavo.runtime.async_client import AsyncClient
+from octavo.server.auth import ApiKeys
 from octavo.server.run import AddressInUse, address_of, listen, serve
 from octavo.server.settings import ServerSettings
 from tests.server.serving import MODEL
@@ -104,6 +105,66 @@ async def test_a_chunked_body(client: AsyncClient) -> None:
     chunks = [b"%x\r\n%s\r\n" % (len(part), part) for part in (data[:7], data[7:])]
     async with listening(client, QUICK) as port:
         assert b" 200 OK" in await exchange(port, head, *chunks, b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize("piece", [b"X: " + b"a" * 1000 + b"\r\n", b"a" * 1000])
+async def test_endless_trailers_end_the_connection(client: AsyncClient, piece: bytes) -> None:
+    settings = ServerSettings(max_head_bytes=2000)
+    async with listening(client, settings) as port, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: a")
+        with suppress(ConnectionError):
+            while not reader.at_eof():
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+        writer.close()
+
+
+async def test_trailers_are_no_headers(client: AsyncClient) -> None:
+    settings = ServerSettings(keys=ApiKeys(["correct-horse-battery"]))
+    head = b"POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    secret = b"Host: localhost\r\nAuthorization: Bearer correct-horse-battery\r\n\r\n"
+    async with listening(client, settings) as port, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b"2\r\n{}\r\n0\r\n" + secret)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 403 ")
+        writer.close()
+
+
+async def test_an_unwanted_body_is_not_read_for_ever(client: AsyncClient) -> None:
+    get = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    async with listening(client, QUICK) as port, asyncio.timeout(20):
+        assert b" 200 OK" in await exchange(port, get % 100)  # by time
+    settings = ServerSettings(max_body_bytes=1000)
+    async with listening(client, settings) as port, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(get % 10**9)
+        assert b" 200 OK" in await reader.readuntil(b"}")
+        with suppress(ConnectionError):
+            while not reader.at_eof():  # by size
+                writer.write(b"x" * 1000)
+                await writer.drain()
+                await asyncio.sleep(0)
+        writer.close()
+
+
+async def test_an_unwanted_body_that_ends_leaves_the_connection(client: AsyncClient) -> None:
+    get = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    async with listening(client, ServerSettings()) as port, asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(get % 4)
+        assert b" 200 OK" in await reader.readuntil(b"}")
+        writer.write(b"body" + get % 0)
+        assert b" 200 OK" in await reader.readuntil(b"}")
+        writer.close()
+
+
+async def test_what_is_not_http_is_told_so_in_json(client: AsyncClient) -> None:
+    async with listening(client, QUICK) as port:
+        head, _, body = (await exchange(port, b"HELLO\r\n\r\n")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert json.loads(body)["error"]["code"] == "invalid_http"
 
 
 async def test_an_idle_connection_does_not_keep_the_server(client: AsyncClient) -> None:

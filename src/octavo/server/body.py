@@ -16,7 +16,8 @@ from octavo.server.errors import BodyTimeout, BodyTooLarge, UnsupportedEncoding
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
-_DISCARD_FACTOR = 4
+DISCARD_FACTOR = 4
+"""Of a body that is refused, so many times the largest body is read and thrown away."""
 
 
 class ClientGone(Exception):
@@ -50,7 +51,7 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
                 size += len(part)
                 if size <= max_bytes:
                     parts.append(part)
-                if not message.get("more_body", False) or size > _DISCARD_FACTOR * max_bytes:
+                if not message.get("more_body", False) or size > DISCARD_FACTOR * max_bytes:
                     break
     except TimeoutError:
         raise BodyTimeout(f"the body did not arrive within {timeout_s:g} seconds") from None

@@ -65,6 +65,13 @@ class BodyTooLarge(ServerError):
     headers = ((b"connection", b"close"),)
 
 
+class InvalidHttp(ServerError):
+    """Bytes that are no request."""
+
+    code = "invalid_http"
+    http_status = 400
+
+
 class HeadTimeout(ServerError):
     """The first line and the headers did not arrive in time."""
 
