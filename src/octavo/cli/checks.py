@@ -5,24 +5,21 @@ Checks take facts and give verdicts; finding the facts is ``machine``'s and ``do
 
 from __future__ import annotations
 
-import difflib
 import enum
 import socket
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from octavo.cli.layers import CONFIG_VARIABLE, PREFIX
 from octavo.cli.machine import Machine
 from octavo.cli.output import bytes_text
-from octavo.cli.settings import TABLES
+from octavo.cli.variables import unknown_variables
 
 ENOUGH_BYTES = 2 * 2**30
 LITTLE_BYTES = 512 * 2**20
 ENOUGH_DISK_BYTES = 10 * 2**30
 LITTLE_DISK_BYTES = 2**30
 ENOUGH_FILES = 1024
-OTHER_VARIABLES = (CONFIG_VARIABLE, "OCTAVO_CPU_ISA")
 FAST_FEATURES = {"avx512": ("avx512f", "avx512bw", "avx512vl"), "avx2": ("avx2", "fma")}
 """Instruction sets, the best first, and what a processor must have for them."""
 
@@ -172,29 +169,11 @@ def check_open_files(limit: int) -> Check:
 
 def check_variables(environment: Mapping[str, str], command_names: Collection[str]) -> Check:
     """Variables that look like ours, and are not."""
-    known = [*OTHER_VARIABLES]
-    known += [PREFIX + one.name.upper() for settings in TABLES.values() for one in settings]
-    of_commands = tuple(f"{PREFIX}{name.upper()}_" for name in command_names)
-    strange = sorted(
-        name
-        for name in environment
-        if name.startswith(PREFIX) and name not in known and not name.startswith(of_commands)
-    )
-    if not strange:
+    unknown = unknown_variables(environment, command_names)
+    if not unknown:
         return Check("variables", Verdict.OK, "no unknown OCTAVO_ variables")
-    return Check(
-        "variables",
-        Verdict.WARNING,
-        f"unknown, and not heeded: {', '.join(strange)}",
-        _meant(strange[0], known) or "octavo info --settings lists the settings",
-    )
-
-
-def _meant(variable: str, known: Collection[str]) -> str | None:
-    """A hint that names the closest; the common prefix makes nothing alike."""
-    names = [name.removeprefix(PREFIX) for name in known]
-    close = difflib.get_close_matches(variable.removeprefix(PREFIX), names, n=1)
-    return f"did you mean '{PREFIX}{close[0]}'?" if close else None
+    names = ", ".join(one.name for one in unknown)
+    return Check("variables", Verdict.WARNING, f"unknown, and not heeded: {names}", unknown[0].hint)
 
 
 def python_version() -> tuple[int, int]:

@@ -40,7 +40,7 @@ def generate(
     """Complete prompts, once.
 
     The answer goes to stdout. Several answers, be it to several prompts or with --n, have a line
-    before each; with --json there is one object a line for each prompt.
+    before each, and are counted from 0; with --json there is one object a line for each prompt.
 
     Args:
         model: a model folder, or a model on the hub as owner/name or owner/name@revision.
@@ -133,10 +133,10 @@ def _print_all(
     *,
     as_json: bool,
 ) -> ExitCode:
-    """Every answer; the exit status says whether a request failed."""
+    """Every answer; the exit status says whether a request failed. LLM counts from 0, so do we."""
     status = ExitCode.OK
     screen = Screen()
-    for number, (text, output) in enumerate(zip(texts, outputs, strict=True), 1):
+    for number, (text, output) in enumerate(zip(texts, outputs, strict=True)):
         if as_json:
             print_json(_as_json(tokenizer, text, output))
         if output.error is not None:
@@ -145,7 +145,7 @@ def _print_all(
             continue
         for choice in () if as_json else output.choices:
             if len(outputs) > 1 or len(output.choices) > 1:
-                screen.say(f"==> prompt {number}, answer {choice.index + 1} <==")
+                screen.say(f"==> prompt {number}, answer {choice.index} <==")
             screen.write(choice.text)
             screen.end_line()
             for line in _score_lines(tokenizer, choice):

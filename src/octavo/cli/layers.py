@@ -21,15 +21,14 @@ from cyclopts import App
 from cyclopts.argument import Argument, ArgumentCollection, Token
 
 from octavo.cli.fields import to_texts
+from octavo.cli.output import print_warning
 from octavo.cli.settings import TABLES
+from octavo.cli.variables import CONFIG_VARIABLE, SHARED, unknown_variables, variable_of
 from octavo.core.errors import ConfigError, did_you_mean
 
-PREFIX = "OCTAVO_"
 CONFIG_FLAG = "--config"
-CONFIG_VARIABLE = "OCTAVO_CONFIG"
 LOCAL_FILE = Path("octavo.toml")
 _SWITCHES = {"on": "true", "off": "false"}
-_SHARED = {setting.name: table for table, settings in TABLES.items() for setting in settings}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ class SettingsFile:
             if not isinstance(table, dict):
                 raise ConfigError(
                     f"{path}: the key {name!r} stands outside of a table",
-                    hint=f"put it below [{_SHARED.get(name, 'engine')}]",
+                    hint=f"put it below [{SHARED.get(name, 'engine')}]",
                 )
         return cls(path, tables)
 
@@ -126,6 +125,7 @@ class Layers:
         self.origins: dict[str, str] = {}
         """Of every setting that has not its default: the flag, variable or file that set it."""
         self._environment = environment
+        self._command_names = command_names
         if file is not None:
             _check_names(file, command_names)
 
@@ -138,12 +138,10 @@ class Layers:
         """Raises ConfigError: the file has a key that this command does not know."""
         del app
         command = commands[0] if commands else ""
-        leaves = {
-            _key(argument): argument
-            for argument in arguments
-            if argument.parse and not argument.children
-        }
-        self._check_own_table(command, [key for key in leaves if key not in _SHARED])
+        leaves = leaves_of(arguments)
+        own = [key for key in leaves if key not in SHARED]
+        self._check_own_table(command, own)
+        self._warn_of_variables(command, own if len(commands) == 1 else None)
         for key, argument in leaves.items():
             if not argument.tokens:
                 self._fill(command, key, argument)
@@ -153,8 +151,8 @@ class Layers:
                 self.origins[key] = "command line"
 
     def _fill(self, command: str, key: str, argument: Argument) -> None:
-        table = _SHARED.get(key, command)
-        variable = PREFIX + (key if key in _SHARED else f"{command}_{key}").upper()
+        table = SHARED.get(key, command)
+        variable = variable_of(command, key)
         if self._environment.get(variable):
             texts = [self._environment[variable]]
             name, source = variable, "environment"
@@ -175,6 +173,21 @@ class Layers:
         for key in self.file.tables.get(command, {}):
             if key not in known:
                 raise _unknown(self.file.path, command, key, known)
+
+    def _warn_of_variables(self, command: str, own: list[str] | None) -> None:
+        """``own`` keys are None where commands below the command share its prefix."""
+        variables = None if own is None else [variable_of(command, key) for key in own]
+        for one in unknown_variables(self._environment, self._command_names, command, variables):
+            print_warning(f"the environment variable {one.name} is unknown", one.hint)
+
+
+def leaves_of(arguments: ArgumentCollection) -> dict[str, Argument]:
+    """What a command takes, by key."""
+    return {
+        _key(argument): argument
+        for argument in arguments
+        if argument.parse and not argument.children
+    }
 
 
 def _key(argument: Argument) -> str:
@@ -204,5 +217,5 @@ def _unknown(path: Path, table: str, key: str, known: Collection[str]) -> Config
 
 def _home_of(key: str, table: str) -> str | None:
     """The table that a misplaced key belongs to."""
-    home = _SHARED.get(key)
+    home = SHARED.get(key)
     return f"it belongs below [{home}]" if home not in (None, table) else None

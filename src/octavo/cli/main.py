@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words == ["--version"]:  # without waiting for anything
         print(__version__)
         return 0
+    _open_closed_streams()
     from octavo.cli.exit_codes import ExitCode, exit_code_of
     from octavo.cli.output import print_error
     from octavo.core.errors import OctavoError
@@ -79,6 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(words)
         sys.stdout.flush()
         return status
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich makes this of it, with status 1
+            return ExitCode.BROKEN_PIPE
+        raise
     except OctavoError as error:
         print_error(error.message, error.hint)
         return exit_code_of(error)
@@ -92,6 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print_error(f"{where}{error.strerror or error}")
         return ExitCode.FAILURE
+
+
+def _open_closed_streams() -> None:
+    """Streams that the shell closed (``<&-``, ``>&-``) are empty, and swallow what is written.
+
+    They are opened in the order of their numbers: each takes its own, which no other file may get.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _run(words: list[str]) -> int:
@@ -146,6 +161,7 @@ def build_app(layers: Layers | None = None, *, used: str = "") -> App:
         app.command(command.path, name=command.name, help=summary, sort_key=order)
         if command.name == used:
             _unwrap_help(app[used], command.summary)
+            _name_variables(app[used], command.name)
     return app
 
 
@@ -155,6 +171,26 @@ def _unwrap_help(app: App, summary: str) -> None:
     for name in app:
         if not name.startswith("-"):
             _unwrap_help(app[name], "")
+
+
+def _name_variables(app: App, command: str) -> None:
+    """Say below the help of a command, and of those below it, which variables set its flags."""
+    from octavo.cli.layers import leaves_of
+    from octavo.cli.variables import SHARED, variable_of
+
+    below = [name for name in app if not name.startswith("-")]
+    for name in below:
+        _name_variables(app[name], command)
+    if below:
+        return
+    keys = list(leaves_of(app.assemble_argument_collection()))
+    own = ", ".join(variable_of(command, key) for key in keys if key not in SHARED)
+    shared = next((key for key in keys if key in SHARED), None)
+    parts = [f"Environment: {own}."] if own else []
+    if shared is not None:
+        flag, variable = shared.replace("_", "-"), variable_of(command, shared)
+        parts.append(f"For the engine and for sampling: --{flag} is {variable}, and so on.")
+    app.help_epilogue = " ".join([*parts, "A TOML file sets flags too: octavo --help."])
 
 
 def _unwrapped(docstring: str) -> str:

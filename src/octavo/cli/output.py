@@ -37,6 +37,11 @@ def print_error(message: str, hint: str | None = None) -> None:
         print(f"hint: {visible(hint)}", file=sys.stderr)
 
 
+def print_warning(message: str, hint: str) -> None:
+    """What is odd, and goes on all the same."""
+    print(f"warning: {visible(message)}\nhint: {visible(hint)}", file=sys.stderr)
+
+
 def print_json(value: Any) -> None:
     """One JSON value on one line of stdout; JSON itself leaves some control characters raw."""
     text = json.dumps(value, ensure_ascii=False)

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from octavo.cli.exit_codes import ExitCode
 from octavo.cli.fields import Setting
-from octavo.cli.layers import PREFIX
 from octavo.cli.main import COMMANDS, build_app
 from octavo.cli.settings import TABLES, show_value
+from octavo.cli.variables import PREFIX
 
 COLUMNS = 80
 INTRODUCTION = """\
@@ -34,8 +34,9 @@ SOURCES = """\
 A flag counts before an environment variable, that before a TOML file, and that before the default.
 The file is the one that `--config` or `OCTAVO_CONFIG` names, else `octavo.toml` in the current
 folder, else `octavo/config.toml` in the user's configuration folder (`XDG_CONFIG_HOME`, or
-`~/.config`); only one file counts. A key that nobody knows is an error. What a command alone takes
-is called `OCTAVO_COMMAND_NAME` in the environment and stands in a table of the command's name:
+`~/.config`); only one file counts. A key that nobody knows is an error, a variable that nobody
+knows a warning. What a command alone takes has the command in its variable, which the command's
+help names (`OCTAVO_SERVE_PORT`), and stands in a table of the command's name:
 
 ```toml
 [engine]

@@ -19,7 +19,7 @@ from cyclopts import Parameter
 from octavo.cli.exit_codes import ExitCode
 from octavo.cli.loading import LoadedModel, load_model
 from octavo.cli.output import print_error, print_json, show_warnings
-from octavo.cli.settings import EngineFlags
+from octavo.cli.settings import QUEUE_BOUNDS, ServerEngineFlags
 from octavo.core.errors import ConfigError
 from octavo.runtime.async_client import AsyncClient
 from octavo.server.auth import ApiKeys
@@ -30,8 +30,6 @@ from octavo.server.settings import LOOPBACK_HOSTS, SamplingDefaults, ServerSetti
 
 KEY_VARIABLE = "OCTAVO_API_KEY"
 MAX_PORT = 65_535
-QUEUE_BOUNDS = {"max_waiting_requests": 1_000, "max_waiting_tokens": 1_000_000}
-"""Of a server, unless the operator wants others: what waits longer would have been given up."""
 _ALIAS = re.compile(r"([\w.:/-]{1,100})=(.+)")
 
 
@@ -47,7 +45,7 @@ def serve(
     access_log: bool = True,
     json: Annotated[bool, Parameter(negative="")] = False,
     tokenizer: str | None = None,
-    engine: EngineFlags | None = None,
+    engine: ServerEngineFlags | None = None,
 ) -> int:
     """Serve models over the OpenAI API.
 

@@ -26,6 +26,9 @@ TABLES = {"engine": ENGINE, "sampling": SAMPLING}
 COMPLETION_MAX_TOKENS = 256
 """Of a completion on the command line, unless the user wants another number."""
 
+QUEUE_BOUNDS = {"max_waiting_requests": 1_000, "max_waiting_tokens": 1_000_000}
+"""Of a server, unless the operator wants others: what waits longer would have been given up."""
+
 
 class Flags:
     """What somebody set of a settings class; None stands for what nobody did."""
@@ -95,10 +98,18 @@ def _annotation(setting: Setting, default: str | None) -> Any:
 
 if TYPE_CHECKING:
     EngineFlags = Flags
+    ServerEngineFlags = Flags
     CompletionFlags = Flags
     ChatFlags = Flags
 else:
     EngineFlags = _flags_of("EngineFlags", ENGINE, "Engine", 10)
+    ServerEngineFlags = _flags_of(
+        "ServerEngineFlags",
+        ENGINE,
+        "Engine",
+        10,
+        defaults={name: str(bound) for name, bound in QUEUE_BOUNDS.items()},
+    )
     CompletionFlags = _flags_of(
         "CompletionFlags",
         SAMPLING,

@@ -41,11 +41,19 @@ def test_several_answers_have_a_line_before_each(
     ended = octavo("generate", model, "Once", "--file", path, "--n", 2, *FLAGS)
     params = SamplingParams(max_tokens=5, seed=7, n=2)
     expected = "".join(
-        f"==> prompt {number}, answer {choice.index + 1} <==\n{line(choice.text)}"
-        for number, output in enumerate(llm.generate(["Once", "Twice\n"], params), 1)
+        f"==> prompt {number}, answer {choice.index} <==\n{line(choice.text)}"
+        for number, output in enumerate(llm.generate(["Once", "Twice\n"], params))
         for choice in output.choices
     )
     assert ended.out == expected
+
+
+def test_a_prompt_that_is_refused_has_the_number_that_its_answer_would_have(
+    octavo: CommandLine, model: Path
+) -> None:
+    ended = octavo("generate", model, "Once", "a" * 2000, *FLAGS)
+    assert ended.status == 2
+    assert "prompt 1: " in ended.err
 
 
 def test_a_prompt_from_the_standard_input(

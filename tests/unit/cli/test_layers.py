@@ -96,6 +96,42 @@ def test_a_commands_own_table_and_variables(octavo: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("OCTAVO_MAX_NUM_SEQ", "did you mean 'OCTAVO_MAX_NUM_SEQS'?"),
+        ("OCTAVO_INFO_JSN", "did you mean 'OCTAVO_INFO_JSON'?"),
+        ("OCTAVO_ABRACADABRA", "octavo info --settings lists the settings"),
+    ],
+)
+def test_a_variable_that_nobody_heeds_is_told(
+    octavo: CommandLine, variable: str, hint: str
+) -> None:
+    ended = octavo("info", "--settings", **{variable: "1"})
+    assert ended.status == 0
+    assert ended.err == f"warning: the environment variable {variable} is unknown\nhint: {hint}\n"
+
+
+def test_variables_of_others_are_not_told(octavo: CommandLine) -> None:
+    names = ("CPU_ISA", "API_KEY", "TEST_TIME_LIMIT", "TRAFFIC_WORLDS", "SERVE_PROT", "SEED")
+    ended = octavo("info", "--settings", **{f"OCTAVO_{name}": "1" for name in names})
+    assert (ended.status, ended.err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "variables"),
+    [
+        (("info",), ("OCTAVO_INFO_JSON", "is OCTAVO_")),
+        (("bench", "ladder"), ("OCTAVO_BENCH_QUICK", "--num-threads is OCTAVO_NUM_THREADS")),
+    ],
+)
+def test_help_names_the_variables(
+    octavo: CommandLine, words: tuple[str, ...], variables: tuple[str, ...]
+) -> None:
+    text = " ".join(octavo(*words, "--help").out.split())
+    assert all(variable in text for variable in variables)
+
+
+@pytest.mark.parametrize(
     ("content", "message", "hint"),
     [
         ("[engine]\nmax_seqs = 1", "unknown key 'max_seqs' in [engine]", "'max_num_seqs'"),

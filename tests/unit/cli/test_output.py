@@ -31,6 +31,7 @@ def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
 def warnings_shown() -> Iterator[logging.Logger]:
     log = logging.getLogger("octavo")
     before = list(log.handlers)
+    log.handlers.clear()  # of commands in other tests, whose streams are closed
     show_warnings()
     try:
         yield log

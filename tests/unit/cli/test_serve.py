@@ -9,6 +9,7 @@ import pytest
 from octavo.cli.serve import allowed_hosts, is_loopback, named_models, serve
 from octavo.core.errors import ConfigError
 from octavo.server.settings import LOOPBACK_HOSTS
+from tests.command_line import CommandLine
 
 
 def test_a_model_is_called_by_its_folder(tmp_path: Path) -> None:
@@ -63,3 +64,10 @@ def test_no_such_port(port: int) -> None:
     with pytest.raises(ConfigError, match=r"port must be in \[0, 65535\]") as caught:
         serve("no-such-model", port=port)
     assert caught.value.hint == "--port 0 takes a free one"
+
+
+def test_help_has_the_bounds_that_a_server_has(octavo: CommandLine) -> None:
+    text = " ".join(octavo("serve", "--help").out.split())
+    for flag, bound in (("--max-waiting-requests", 1_000), ("--max-waiting-tokens", 1_000_000)):
+        _, _, rest = text.partition(f"{flag} INT: ")
+        assert rest.partition(" --")[0].endswith(f"[default: {bound}]")
