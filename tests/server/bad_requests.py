@@ -71,6 +71,8 @@ BAD_REQUESTS: dict[str, BadRequest] = {
     # Fields
     "field: unknown": _completion(max_token=3),
     "field: unknown, nothing like it": _chat(zzz=1),
+    "field: unknown, of 5,000 characters": _completion(**{"x" * 5000: 1}),
+    "field: 1,000 unknown": _completion(**dict.fromkeys(map(str, range(1000)), 1)),
     "field: of the other kind": _chat(prompt="Once"),
     "prompt: missing": _without(_completion(), "prompt"),
     "prompt: null": _completion(prompt=None),
@@ -132,6 +134,9 @@ BAD_REQUESTS: dict[str, BadRequest] = {
     "stream: string": _completion(stream="yes"),
     "stream_options: without stream": _completion(stream_options={"include_usage": True}),
     "stream_options: unknown": _chat(stream=True, stream_options={"include_usag": True}),
+    "stream_options: 1,000 unknown": _chat(
+        stream=True, stream_options=dict.fromkeys(map(str, range(1000)), 1)
+    ),
     "stream_options: obfuscation": _chat(stream=True, stream_options={"include_obfuscation": True}),
     "max_tokens: twice": _chat(max_tokens=3, max_completion_tokens=3),
     "max_completion_tokens: 0": _chat(max_completion_tokens=0),
@@ -145,6 +150,7 @@ BAD_REQUESTS: dict[str, BadRequest] = {
     "message: no role": _chat(messages=[{"content": "Hello"}]),
     "message: role of a control token": _chat(messages=[{"role": "<|end|>", "content": "x"}]),
     "message: unknown field": _message(content="Hello", contents="x"),
+    "message: 1,000 unknown": _message(**dict.fromkeys(map(str, range(1000)), 1)),
     "message: content is a number": _message(content=5),
     "message: image": _message(content=[{"type": "image_url", "image_url": {"url": "x"}}]),
     "message: audio": _message(content=[{"type": "input_audio", "input_audio": {}}]),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from octavo.core.errors import InvalidRequest
 from octavo.server import schema
 from octavo.server.reference import page
 from tests.server.bad_requests import BAD_REQUESTS, GOLDEN, answer_to
@@ -72,6 +75,35 @@ async def test_enormous_numbers_are_no_trouble(served: Serving) -> None:
             text += "}" if field == "prompt" else ', "prompt": "Once"}'
             response = await served.http.post(COMPLETIONS, content=text.encode())
             assert response.status_code == 400, (field, digits)
+
+
+MANY = 200_000
+ENORMOUS: dict[str, dict[str, Any]] = {
+    "fields": dict.fromkeys(map(str, range(MANY)), 1),
+    "stop": {"stop": [1] * MANY},
+    "stop_token_ids": {"stop_token_ids": ["x"] * MANY},
+    "allowed_token_ids": {"allowed_token_ids": ["x"] * MANY},
+    "bad_words": {"bad_words": ["x"] * MANY},
+    "one bad word": {"bad_words": [["x"] * MANY]},
+    "logit_bias": {"logit_bias": dict.fromkeys(map(str, range(MANY)), "x")},
+    "stream_options": {"stream_options": dict.fromkeys(map(str, range(MANY)), 1)},
+    "message": {"messages": [dict.fromkeys(map(str, range(MANY)), 1)]},
+    "prompt": {"prompt": [1] * MANY},
+}
+
+
+@pytest.mark.parametrize("name", ENORMOUS)
+def test_no_error_is_made_of_every_entry(name: str) -> None:
+    """An error that pydantic makes takes some microseconds, and the event loop waits."""
+    fields = {"model": "tiny", "prompt": "Once", **ENORMOUS[name]}
+    started = time.process_time()
+    with suppress(InvalidRequest):
+        if "messages" in fields:
+            schema.parse_chat(fields, max_messages=1000)
+        else:
+            schema.parse_completion(fields)
+    used_s = time.process_time() - started
+    assert used_s < 0.08, used_s
 
 
 def test_the_reference_page_is_up_to_date() -> None:

@@ -158,6 +158,8 @@ def _kind_text(kind: Any) -> str:
     arguments = [one for one in typing.get_args(kind) if one is not types.NoneType]
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_kind_text, arguments))
+    if origin is typing.Annotated:
+        return _kind_text(arguments[0])
     if origin is list:
         return f"list of {_plural(_kind_text(arguments[0]))}"
     return "object"

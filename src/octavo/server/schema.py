@@ -14,6 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from octavo.core.errors import InvalidRequest, did_you_mean
+from octavo.core.request import (
+    MAX_BAD_WORD_TOKENS,
+    MAX_BAD_WORDS,
+    MAX_LOGIT_BIAS,
+    MAX_STOP,
+    MAX_STOP_TOKEN_IDS,
+)
 
 EXTENSION = "extension"
 """Marks fields that the OpenAI API does not have."""
@@ -25,6 +32,11 @@ def extension(description: str) -> Any:
 
 def honoured(description: str, default: Any = None) -> Any:
     return Field(default=default, description=description)
+
+
+# pydantic would make an error of each wrong entry, and there is room for a million in a body.
+_FAIL_FAST = Field(fail_fast=True)
+TokenIds = Annotated[list[int], _FAIL_FAST]
 
 
 class Body(BaseModel):
@@ -74,10 +86,12 @@ class SamplingBody(Body):
     repetition_penalty: float | None = extension("Over prompt and output; 1 is none.")
     min_tokens: int | None = extension("No end and no stop before so many new tokens.")
     ignore_eos: bool | None = extension("Go on past the model's end tokens.")
-    stop_token_ids: list[int] | None = extension("Tokens that end a choice; 64 at most.")
+    stop_token_ids: TokenIds | None = extension("Tokens that end a choice; 64 at most.")
     include_stop: bool | None = extension("Keep the stop string at the end of the text.")
-    bad_words: list[list[int]] | None = extension("Sequences of token ids that must not appear.")
-    allowed_token_ids: list[int] | None = extension("Only these tokens may be chosen.")
+    bad_words: Annotated[list[TokenIds], _FAIL_FAST] | None = extension(
+        "Sequences of token ids that must not appear."
+    )
+    allowed_token_ids: TokenIds | None = extension("Only these tokens may be chosen.")
     return_token_ids: bool | None = extension("`token_ids` in each choice and chunk.")
 
 
@@ -101,7 +115,9 @@ class ChatMessage(Body):
 class ChatBody(SamplingBody):
     """``POST /v1/chat/completions``."""
 
-    messages: list[ChatMessage] = Field(description="1 to 1,000 messages of text.")
+    messages: Annotated[
+        list[ChatMessage], _FAIL_FAST, Field(description="1 to 1,000 messages of text.")
+    ]
     prompt_cache_key: str | None = honoured("Accepted; equal prefixes are shared without a key.")
     safety_identifier: str | None = honoured("Accepted; has no effect.")
     max_completion_tokens: int | None = honoured("The newer name of `max_tokens`.")
@@ -205,11 +221,52 @@ def _same(value: Any, neutral: Any) -> bool:
     return type(value) is type(neutral) and value == neutral
 
 
+_MAX_ENTRIES = {
+    "bad_words": MAX_BAD_WORDS,
+    "logit_bias": MAX_LOGIT_BIAS,
+    "stop": MAX_STOP,
+    "stop_token_ids": MAX_STOP_TOKEN_IDS,
+}
+_MAX_NAME_CHARACTERS = 80
+"""Of a field's name as errors repeat it."""
+
+
 def _parse(kind: type[BodyType], fields: dict[str, Any]) -> BodyType:
+    _check_sizes(kind, fields)
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
         raise _explain(kind, error.errors(include_url=False, include_context=False)[0]) from None
+
+
+def _check_sizes(kind: type[Body], fields: dict[str, Any]) -> None:
+    """Before pydantic works on every entry, or makes an error of every one.
+
+    Raises:
+        InvalidRequest: fields or entries are more than there can be.
+    """
+    _check_num_fields(kind, fields, [])
+    _check_num_fields(StreamOptions, fields.get("stream_options"), ["stream_options"])
+    messages = fields.get("messages")
+    if isinstance(messages, list):
+        for index, message in enumerate(messages):
+            _check_num_fields(ChatMessage, message, ["messages", index])
+    for name, most in _MAX_ENTRIES.items():
+        _check_num_entries(name, fields.get(name), most)
+    words = fields.get("bad_words")
+    for word in words if isinstance(words, list) else ():
+        _check_num_entries("bad_words", word, MAX_BAD_WORD_TOKENS)
+
+
+def _check_num_fields(kind: type[Body], fields: Any, location: list[int | str]) -> None:
+    if isinstance(fields, dict) and len(fields) > len(kind.model_fields):
+        name = next(name for name in fields if name not in kind.model_fields)
+        raise _unknown_field(kind, [*location, name])
+
+
+def _check_num_entries(name: str, entries: Any, most: int) -> None:
+    if isinstance(entries, list | dict) and len(entries) > most:
+        raise InvalidRequest(f"{name} takes at most {most} entries, got {len(entries)}", param=name)
 
 
 _WANTED = {
@@ -232,12 +289,7 @@ def _explain(kind: type[Body], detail: ErrorDetails) -> InvalidRequest:
     if detail["type"] == "missing":
         return InvalidRequest(f"{param} is required", param=param)
     if detail["type"] == "extra_forbidden":
-        owner = _owner(kind, location)
-        return InvalidRequest(
-            f"unknown field {param!r}",
-            param=param,
-            hint=did_you_mean(str(location[-1]), owner.model_fields),
-        )
+        return _unknown_field(_owner(kind, location), location)
     wanted = _UNIONS.get(str(location[0])) if location else None
     wanted = wanted or _WANTED.get(detail["type"])
     if wanted is None:
@@ -245,10 +297,21 @@ def _explain(kind: type[Body], detail: ErrorDetails) -> InvalidRequest:
     return InvalidRequest(f"{param} must be {wanted}", param=param)
 
 
+def _unknown_field(owner: type[Body], location: list[int | str]) -> InvalidRequest:
+    param = _path(location)
+    name = str(location[-1])[:_MAX_NAME_CHARACTERS]
+    hint = did_you_mean(name, owner.model_fields)
+    return InvalidRequest(f"unknown field {param!r}", param=param, hint=hint)
+
+
 def _path(location: list[int | str]) -> str:
     path = ""
     for part in location:
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            name = part[:_MAX_NAME_CHARACTERS]
+            path += f".{name}" if path else name
     return path
 
 
