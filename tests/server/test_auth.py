@@ -68,7 +68,12 @@ def test_keys_of_a_file_and_of_the_environment(tmp_path: Path) -> None:
     with pytest.raises(Unauthorized):
         keys.check(bearer("Bearer # of the team"))
     assert not ApiKeys.read(None, None)
-    assert not ApiKeys.read(None, "  ")
+
+
+@pytest.mark.parametrize("value", ["", "  ", "\n"])
+def test_a_blank_key_does_not_mean_that_everybody_gets_in(value: str) -> None:
+    with pytest.raises(ConfigError, match="blank"):
+        ApiKeys.read(None, value)
 
 
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:

@@ -48,9 +48,14 @@ class ApiKeys:
         one more, from the environment.
 
         Raises:
-            ConfigError: the file cannot be read, holds no key, or may be read by others.
+            ConfigError: the file cannot be read, holds no key, or may be read by others; or the
+                one more is blank, which must not mean that no key is asked for.
         """
-        keys = [value.strip()] if value is not None and value.strip() else []
+        if value is not None and not value.strip():
+            raise ConfigError(
+                "the API key of the environment is set, but blank", hint="unset it, or give a key"
+            )
+        keys = [] if value is None else [value.strip()]
         if path is not None:
             keys += _read_file(path)
         return cls(keys)

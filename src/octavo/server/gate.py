@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections.abc import Callable, Iterable
 
@@ -29,6 +30,8 @@ OPEN_ROUTES = frozenset({"/livez"})
 """Need no key: whoever starts and stops servers carries none. They tell no more than a word."""
 ACCESS_LOGGER = "octavo.server.access"
 ERROR_LOGGER = "octavo.server.errors"
+
+_HOST_AND_PORT = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::[0-9]+)?")
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -151,11 +154,11 @@ def check_host(headers: Headers, allowed: tuple[str, ...] | None) -> None:
 
 
 def _name(value: bytes) -> str:
-    """The host of ``host:port`` or ``scheme://host:port``, in lower case."""
+    """The host of ``host:port`` or ``scheme://host:port``, in lower case; empty for anything
+    else."""
     host = value.decode("latin-1").strip().lower().rpartition("://")[2]
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+    parts = _HOST_AND_PORT.fullmatch(host)
+    return parts[1] if parts else ""
 
 
 def _routing_error(scope: Scope, error: HTTPException) -> OctavoError:
