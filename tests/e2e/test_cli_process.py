@@ -88,6 +88,51 @@ def test_a_reader_that_goes_away_ends_it_quietly(model: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_help_that_nobody_reads_ends_as_documented(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [*OCTAVO, "--help"],
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            timeout=TIMEOUT_S,
+            env=environment(tmp_path),
+            cwd=tmp_path,
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "closed", "status", "error"),
+    [
+        ("generate MODEL x --max-tokens 2", ">&-", 0, b""),
+        ("generate MODEL - --max-tokens 2", "<&-", 2, b"error: prompt 0: the prompt is empty"),
+        ("run MODEL", "<&-", 2, b"error: the input is empty"),
+        ("generate", "2>&-", 2, b""),
+    ],
+)
+def test_a_closed_stream_is_an_empty_one(
+    model: Path, tmp_path: Path, words: str, closed: str, status: int, error: bytes
+) -> None:
+    command = [*OCTAVO, *words.replace("MODEL", str(model)).split()]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command],
+        capture_output=True,
+        timeout=TIMEOUT_S,
+        env=environment(tmp_path),
+        cwd=tmp_path,
+    )
+    assert done.returncode == status
+    assert done.stdout == b""
+    assert done.stderr.partition(b"\n")[0] == error
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_a_completion(model: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*OCTAVO, "generate", str(model), "go", "--stream", "--ignore-eos", "--max-tokens=16000"],
