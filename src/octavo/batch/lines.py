@@ -24,6 +24,7 @@ from octavo.server.body import parse_object
 MAX_LINE_BYTES = 2 * 2**20
 MAX_DEPTH = 64
 MAX_CUSTOM_ID_CHARACTERS = 512
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FIELDS = ("custom_id", "method", "url", "body")
 _ANSWER_ID = re.compile(rb'\{\s*"id"\s*:\s*"batch_req_([0-9]{1,18})_([0-9a-f]{16})"')
 _ANSWER_BEGINNING = b'{"id":"batch_req_'
@@ -38,7 +39,7 @@ class InputLine:
     data: bytes | None
     """Without the end of the line; None where it is longer than a request may be."""
     digest: int
-    """64 bits of all its bytes."""
+    """64 bits of all its bytes, but for its end and a byte order mark."""
 
     @property
     def answer_id(self) -> str:
@@ -60,6 +61,10 @@ def read_lines(file: BinaryIO) -> Iterator[InputLine]:
     number = 0
     while data := file.readline(MAX_LINE_BYTES + 2):
         number += 1
+        if number == 1 and data.startswith(_BYTE_ORDER_MARK):  # belongs to the file, not the line
+            data = data.removeprefix(_BYTE_ORDER_MARK)
+            if not data.endswith(b"\n"):
+                data += file.readline(len(_BYTE_ORDER_MARK))
         digest = hashlib.blake2b(digest_size=8)
         is_whole = data.endswith(b"\n") or len(data) <= MAX_LINE_BYTES
         part = data

@@ -92,6 +92,22 @@ def test_the_end_of_a_line_does_not_change_its_digest() -> None:
     assert line_of(b"abd").digest not in digests
 
 
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(end: bytes) -> None:
+    mark = b"\xef\xbb\xbf"
+    good = json.dumps(GOOD).encode()
+    marked = line_of(mark + good + end)
+    assert marked == line_of(good)  # an answer belongs to the line with and without it
+    assert parse_line(marked).custom_id == "one"
+    assert list(read_lines(io.BytesIO(mark + end))) == []
+    for length in range(MAX_LINE_BYTES - 3, MAX_LINE_BYTES + 4):
+        long = b"x" * length + end
+        is_alike = line_of(mark + long) == line_of(long)
+        assert is_alike, length
+    [_, second] = read_lines(io.BytesIO(b"a\n" + mark + b"b"))
+    assert second.data == mark + b"b"
+
+
 def test_a_line_too_long_is_read_past_and_refused() -> None:
     long = b'{"custom_id": "a", "x": "' + b"y" * (2 * MAX_LINE_BYTES) + b'"}'
     first, second = read_lines(io.BytesIO(long + b"\nnext\n"))
