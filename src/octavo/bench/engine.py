@@ -181,7 +181,9 @@ def _after_the_first(outputs: list[RequestOutput], wall_s: float) -> float:
 
 
 def _prompt_tokens(outputs: list[RequestOutput], wall_s: float) -> float:
-    return sum(output.usage.prompt_tokens for output in outputs) / wall_s
+    timings = outputs[0].choices[0].timings
+    assert timings is not None
+    return outputs[0].usage.prompt_tokens / timings.first_token_s
 
 
 def _new_tokens(outputs: list[RequestOutput], wall_s: float) -> float:

@@ -23,6 +23,7 @@ from octavo.bench.parts import StepParts
 from octavo.bench.shapes import write_shape
 from octavo.bench.worker import run_in_worker
 from octavo.core.errors import ConfigError, EngineDead, ModelError
+from octavo.runtime.outputs import RequestOutput
 
 
 def job(folder: Path, **changes: Any) -> EngineJob:
@@ -54,6 +55,24 @@ def test_rows_have_the_form_of_the_peers(tmp_path: Path) -> None:
         assert row["value"] > 0
         assert 0 <= row["others"] <= 1
         assert abs(row["at"] - time.time()) < 3600
+
+
+def test_prefill_counts_up_to_the_first_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[list[RequestOutput]] = []
+    generate = LLM.generate
+
+    def remember(*words: Any, **options: Any) -> list[RequestOutput]:
+        answers.append(generate(*words, **options))
+        return answers[-1]
+
+    monkeypatch.setattr(LLM, "generate", remember)
+    folder = write_shape("nothing", tmp_path)
+    [sample] = measure_engine(job(folder, metrics=("prefill512",)))
+    timings = answers[-1][0].choices[0].timings
+    assert timings is not None
+    assert sample.value == pytest.approx(512 / timings.first_token_s, abs=0.01)
 
 
 def test_a_profile_comes_with_each_timed_sample(tmp_path: Path) -> None:
