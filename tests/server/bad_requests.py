@@ -107,6 +107,7 @@ BAD_REQUESTS: dict[str, BadRequest] = {
     "n: 0": _completion(n=0),
     "n: 9": _chat(n=9),
     "seed: string": _completion(seed="1"),
+    "n: too many choices": _completion(prompt=["x"] * 33, n=2),
     "seed: 65 bits": _completion(seed=2**64),
     "min_tokens: above max_tokens": _completion(min_tokens=20),
     "stop: number": _completion(stop=1),

@@ -77,8 +77,10 @@ def test_hosts_of_this_machine(host: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["", "evil.example", "localhost.evil.example", "127.0.0.1.evil", "[::2]", "::1", "null"]
-    + ["localhost:evil.example", "localhost:", "localhost:80:80", "[::1]evil", "[::1]:x"],
+    [
+        *("", "evil.example", "localhost.evil.example", "127.0.0.1.evil", "[::2]", "::1", "null"),
+        *("localhost:evil.example", "localhost:", "localhost:80:80", "[::1]evil", "[::1]:x"),
+    ],
 )
 def test_other_hosts(host: str) -> None:
     with pytest.raises(Forbidden):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from octavo.server.models import MAX_LONG_TEXTS
 from octavo.server.settings import ServerSettings
 from tests.server.serving import CHAT, COMPLETIONS, HELLO, MODEL, Serving, serving
 from tests.small_model import write_small_model
@@ -84,7 +87,9 @@ async def test_the_default_length_is_what_the_pages_hold(folder: Path) -> None:
 async def test_long_texts_do_not_stop_the_event_loop(served: Serving) -> None:
     """A text of 500 kB is refused; meanwhile short requests are answered."""
     turns = 0
-    running = asyncio.create_task(served.post(COMPLETIONS, {"prompt": "word " * 100_000}))
+    running = asyncio.create_task(
+        served.post(CHAT, {"messages": [{"role": "user", "content": "word " * 100_000}]})
+    )
     while not running.done():
         await asyncio.sleep(0)
         assert (await served.http.get("/livez")).status_code == 200
@@ -93,3 +98,42 @@ async def test_long_texts_do_not_stop_the_event_loop(served: Serving) -> None:
     assert response.json()["error"]["code"] == "context_length_exceeded"
     assert turns > 5
     assert (await served.ask(COMPLETIONS, prompt="Once"))["choices"]
+
+
+async def test_what_is_too_long_in_any_case_is_not_tokenised(
+    served: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = served.client.text
+    assert text.tokenizer is not None
+    assert text.tokenizer.longest_token_bytes is not None
+    monkeypatch.setattr(text, "encode", lambda prompt: pytest.fail("it was tokenised"))
+    response = await served.post(COMPLETIONS, {"prompt": "word " * 100_000})
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"chat_template_kwargs": {"one": {"more": ["x" * 5000]}}},
+        {"messages": [{**HELLO[0], "name": "x" * 5000}]},
+        {"messages": [{**HELLO[0], "reasoning_content": "x" * 5000}]},
+    ],
+)
+async def test_few_long_texts_are_tokenised_at_a_time(
+    served: Serving, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any]
+) -> None:
+    go_on = threading.Event()
+    encode_chat = served.client.text.encode_chat
+
+    def slow(*arguments: Any) -> Any:
+        assert threading.current_thread() is not threading.main_thread()
+        go_on.wait(20)
+        return encode_chat(*arguments)
+
+    monkeypatch.setattr(served.client.text, "encode_chat", slow)
+    body = {"messages": HELLO, "max_tokens": 1, **fields}
+    posts = [asyncio.create_task(served.post(CHAT, body)) for _ in range(MAX_LONG_TEXTS + 1)]
+    await asyncio.wait(posts, return_when=asyncio.FIRST_COMPLETED, timeout=20)
+    go_on.set()
+    statuses = sorted([(await post).status_code for post in posts])
+    assert statuses == [200] * MAX_LONG_TEXTS + [429]

@@ -62,7 +62,12 @@ class CompletionEndpoint:
         params = completion_params(
             body, defaults=_defaults(service, model), vocab_size=model.vocab_size
         )
-        prompts = await model.encode_prompts(body.prompt, max_prompts=service.settings.max_prompts)
+        prompts = await model.encode_prompts(
+            body.prompt,
+            max_prompts=service.settings.max_prompts,
+            n=params.n,
+            max_choices=service.settings.max_choices,
+        )
         shared = _answer_format(service, model, body, params, f"cmpl-{record.request_id}")
         form = CompletionFormat(
             shared, prompts=prompts, num_top=body.logprobs, echo=bool(body.echo)

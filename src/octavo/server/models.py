@@ -10,7 +10,13 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from octavo.core.errors import InvalidRequest, ModelError, ModelNotFound, did_you_mean
+from octavo.core.errors import (
+    InvalidRequest,
+    ModelError,
+    ModelNotFound,
+    Overloaded,
+    did_you_mean,
+)
 from octavo.core.kv_layout import PAGE_SIZE
 from octavo.runtime.async_client import AsyncClient
 from octavo.runtime.model_text import EncodedPrompt
@@ -20,6 +26,8 @@ from octavo.server.schema import ChatBody
 Result = TypeVar("Result")
 INLINE_CHARACTERS = 4096
 """Text up to here is tokenised on the event loop, in well under a millisecond."""
+MAX_LONG_TEXTS = 8
+"""Requests with longer texts that wait for the tokeniser or are in it; more are sent away."""
 _TEMPLATE_ARGUMENTS = frozenset(
     {
         "add_generation_prompt",
@@ -54,6 +62,10 @@ class ServedModel:
         self.vocab_size = client.spec.vocab_size
         self.token_texts = TokenTexts(client.text.tokenizer)
         self._num_in_threads = 0
+        self._num_long = 0
+        tokenizer = client.text.tokenizer
+        longest = None if tokenizer is None else tokenizer.longest_token_bytes
+        self._max_text_bytes = None if longest is None else longest * client.max_model_len
 
     def room(self, num_prompt_tokens: int) -> int:
         """Tokens that an answer can have at most: what context and pages leave."""
@@ -61,20 +73,31 @@ class ServedModel:
         # The last token is never stored.
         return min(self.client.max_model_len, stored + 1) - num_prompt_tokens
 
-    async def encode_prompts(self, prompt: Any, *, max_prompts: int) -> list[EncodedPrompt]:
+    async def encode_prompts(
+        self, prompt: Any, *, max_prompts: int, n: int = 1, max_choices: int | None = None
+    ) -> list[EncodedPrompt]:
         """The prompts of a completion: text, token ids, or a list of either.
 
         Raises:
             InvalidRequest: none of these, or a prompt that the model cannot take.
         """
         prompts = _split(prompt, max_prompts)
+        if max_choices is not None and len(prompts) * n > max_choices:
+            raise InvalidRequest(
+                f"{len(prompts)} prompts with n = {n} ask for {len(prompts) * n} choices, and a"
+                f" request can have {max_choices}",
+                param="n",
+                hint="send several requests",
+            )
         params = ["prompt"]
         if prompts[0] is not prompt:
             params = [f"prompt[{index}]" for index in range(len(prompts))]
         for one, param in zip(prompts, params, strict=True):
             if isinstance(one, list):
                 self._check_ids(one, param)
-            elif not isinstance(one, str):
+            elif isinstance(one, str):
+                self._check_text(one, param)
+            else:
                 raise _wrong_prompt(param)
         characters = sum(len(one) for one in prompts if isinstance(one, str))
         encoded = await self._in_turn(
@@ -101,7 +124,7 @@ class ServedModel:
         if body.add_generation_prompt is not None:
             options["add_generation_prompt"] = body.add_generation_prompt
         messages = [message.model_dump(exclude_none=True) for message in body.messages]
-        characters = sum(map(_num_characters, messages))
+        characters = _num_characters([messages, options])
         try:
             encoded = await self._in_turn(
                 lambda: self.client.text.encode_chat(messages, options), characters
@@ -119,14 +142,19 @@ class ServedModel:
         """
         if characters <= INLINE_CHARACTERS and not self._num_in_threads:
             return work()
+        is_long = characters > INLINE_CHARACTERS
+        if is_long and self._num_long >= MAX_LONG_TEXTS:
+            raise Overloaded("too many long prompts at a time", hint="send it again later")
         self._num_in_threads += 1
+        self._num_long += is_long
         future = asyncio.get_running_loop().run_in_executor(None, work)
         # When the thread is done, that is, not when whoever waits for it has left.
-        future.add_done_callback(self._leave_thread)
+        future.add_done_callback(lambda done: self._leave_thread(done, is_long))
         return await asyncio.shield(future)
 
-    def _leave_thread(self, future: asyncio.Future[Result]) -> None:
+    def _leave_thread(self, future: asyncio.Future[Result], is_long: bool) -> None:
         self._num_in_threads -= 1
+        self._num_long -= is_long
         if not future.cancelled():
             future.exception()  # nobody may be waiting for it any more
 
@@ -141,6 +169,17 @@ class ServedModel:
                     f" [0, {self.vocab_size})",
                     param=param,
                 )
+
+    def _check_text(self, text: str, param: str) -> None:
+        """Refuses, before it is tokenised, what has too many tokens however they fall."""
+        most = self._max_text_bytes
+        if most is not None and len(text.encode("utf-8", "surrogatepass")) > most:
+            raise ContextLengthExceeded(
+                f"{param} has {len(text)} characters, more than the model's context of"
+                f" {self.client.max_model_len} tokens can hold",
+                param=param,
+                hint=f"shorten it to less than {self.client.max_model_len} tokens",
+            )
 
     def _check_length(self, num_tokens: int, param: str) -> None:
         if num_tokens == 0:
@@ -206,9 +245,12 @@ def _wrong_prompt(param: str) -> InvalidRequest:
     return InvalidRequest(f"{param} must be {shapes}", param=param)
 
 
-def _num_characters(message: Mapping[str, Any]) -> int:
-    """Of a message whose content has not been checked yet."""
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [content]
-    texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
-    return sum(len(text) if isinstance(text, str) else 8 for text in texts) + 32
+def _num_characters(value: Any) -> int:
+    """Of all texts in a JSON value, names included, and some for each entry."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(name) + _num_characters(one) for name, one in value.items()) + 8
+    if isinstance(value, list):
+        return sum(map(_num_characters, value)) + 8
+    return 8

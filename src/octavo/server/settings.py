@@ -35,6 +35,8 @@ class ServerSettings:
     max_json_depth: int = 64
     max_prompts: int = 64
     """In one request for completions."""
+    max_choices: int = 64
+    """Prompts times ``n``, in one request for completions."""
 
     max_head_bytes: int = 32 * 2**10
     """Of the first line and the headers of a request."""

@@ -20,6 +20,7 @@ import tokenizers
 from octavo.core.errors import InvalidRequest
 from octavo.text.detokenizer import Detokenizer
 from octavo.text.pieces import DecodeRules, TokenPieces
+from octavo.text.token_length import longest_token_bytes
 from octavo.text.tokenizer_files import TokenizerFiles, read_tokenizer_files
 
 LONG_TEXT = 4096
@@ -143,6 +144,11 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         """What one token stands for; it need not be whole characters. Empty for an unknown id."""
         return self._pieces[token_id]
+
+    @cached_property
+    def longest_token_bytes(self) -> int | None:
+        """No token stands for more bytes of a text; None where that is not known."""
+        return longest_token_bytes(self._backend)
 
     @cached_property
     def _pieces(self) -> TokenPieces:
