@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.core.errors import InvalidRequest
-from octavo.server.body import ClientGone, parse_object, read_body
+from octavo.server.body import ClientGone, Readings, parse_object, read_body
 from octavo.server.errors import BodyTimeout, BodyTooLarge, UnsupportedEncoding
 
 pytestmark = pytest.mark.anyio
@@ -40,7 +40,9 @@ class Sender:
 
 async def read(sender: Sender, **limits: Any) -> bytes:
     scope = {"type": "http", "headers": []}
-    return await read_body(scope, sender, **{"max_bytes": 10, "timeout_s": 5.0, **limits})
+    return await read_body(
+        scope, sender, readings=Readings(), **{"max_bytes": 10, "timeout_s": 5.0, **limits}
+    )
 
 
 async def test_parts_are_joined() -> None:
@@ -74,7 +76,7 @@ async def test_a_client_that_leaves() -> None:
 async def test_compressed_bodies_are_refused() -> None:
     scope = {"type": "http", "headers": [(b"content-encoding", b"gzip")]}
     with pytest.raises(UnsupportedEncoding):
-        await read_body(scope, Sender(b"x"), max_bytes=10, timeout_s=1)
+        await read_body(scope, Sender(b"x"), max_bytes=10, timeout_s=1, readings=Readings())
 
 
 def nested(depth: int) -> bytes:

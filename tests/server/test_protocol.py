@@ -173,6 +173,21 @@ async def test_an_idle_connection_does_not_keep_the_server(client: AsyncClient) 
     writer.close()
 
 
+async def test_a_body_that_never_arrives_does_not_keep_the_server(client: AsyncClient) -> None:
+    async with asyncio.timeout(10):
+        async with listening(client, ServerSettings()) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HEAD + b"Expect: 100-continue\r\nContent-Length: 10\r\n\r\n")
+            assert b" 100 Continue" in await reader.readuntil(b"\r\n\r\n")  # it is read now
+            _, half = await asyncio.open_connection("127.0.0.1", port)
+            half.write(HEAD)
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"draining"' in answer
+    writer.close()
+    half.close()
+
+
 def test_addresses() -> None:
     with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]

@@ -14,6 +14,7 @@ from octavo.core.clock import Clock, monotonic
 from octavo.core.errors import EngineDead
 from octavo.engine.engine import EngineStats
 from octavo.runtime.async_client import AsyncClient
+from octavo.server.body import Readings
 from octavo.server.endpoints import ChatEndpoint, CompletionEndpoint, ModelsEndpoint, Service
 from octavo.server.gate import Gate
 from octavo.server.health import EngineWatch, LiveEndpoint, ReadyEndpoint, keep_watch
@@ -44,13 +45,14 @@ class ServerApp:
     ) -> None:
         self._settings = settings
         self._draining = False
+        self._readings = Readings()
         models = Models(clients, int(wall_clock()))
         self._watches = {
             name: EngineWatch(client, clock, stall_s=settings.stall_s)
             for name, client in clients.items()
         }
         self._metrics = ServerMetrics(models, _PATHS)
-        service = Service(models, settings, self._metrics, clock, wall_clock)
+        service = Service(models, settings, self._metrics, clock, wall_clock, self._readings)
         listing = ModelsEndpoint(service)
         endpoints: dict[str, tuple[str, ASGIApp]] = {
             "/livez": ("GET", LiveEndpoint()),
@@ -99,8 +101,9 @@ class ServerApp:
                 await watch
 
     def drain(self) -> None:
-        """Take no new work from now on; what is under way goes on."""
+        """Take no new work from now on; what is under way goes on. Called on the event loop."""
         self._draining = True
+        self._readings.end()
 
     def fault(self) -> str | None:
         """Why new requests would not be served, if they would not."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 from starlette.types import Receive, Scope
 
 from octavo.core.errors import InvalidRequest
-from octavo.server.errors import BodyTimeout, BodyTooLarge, UnsupportedEncoding
+from octavo.server.errors import BodyTimeout, BodyTooLarge, Draining, UnsupportedEncoding
 
 # Every quote begins a match, also of a string that never ends, so that time is linear.
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
@@ -24,7 +26,34 @@ class ClientGone(Exception):
     """The client closed its connection; nobody waits for an answer."""
 
 
-async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:
+class Readings:
+    """The bodies that are being read, so that a server that stops need not wait for them."""
+
+    def __init__(self) -> None:
+        self._deadlines: set[asyncio.Timeout] = set()
+        self.is_over = False
+
+    def end(self) -> None:
+        """Nothing is waited for from now on. Called on the event loop."""
+        self.is_over = True
+        for deadline in self._deadlines:
+            if not deadline.expired():  # else it is on its way out
+                deadline.reschedule(asyncio.get_running_loop().time())
+
+    @asynccontextmanager
+    async def deadline(self, timeout_s: float) -> AsyncIterator[None]:
+        """Raises TimeoutError when the time is over, or the readings are."""
+        async with asyncio.timeout(0 if self.is_over else timeout_s) as deadline:
+            self._deadlines.add(deadline)
+            try:
+                yield
+            finally:
+                self._deadlines.discard(deadline)
+
+
+async def read_body(
+    scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float, readings: Readings
+) -> bytes:
     """The whole body.
 
     A body that is too large is read on for a while and thrown away: a client that is still
@@ -32,6 +61,7 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
 
     Raises:
         BodyTooLarge, BodyTimeout, UnsupportedEncoding: it is not taken.
+        Draining: the server stops.
         ClientGone: it will never be whole.
     """
     for name, value in scope["headers"]:
@@ -42,7 +72,7 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(timeout_s):
+        async with readings.deadline(timeout_s):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -54,6 +84,10 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
                 if not message.get("more_body", False) or size > DISCARD_FACTOR * max_bytes:
                     break
     except TimeoutError:
+        if readings.is_over:
+            raise Draining(
+                "the server is about to stop", hint="send it again, elsewhere or later"
+            ) from None
         raise BodyTimeout(f"the body did not arrive within {timeout_s:g} seconds") from None
     if size > max_bytes:
         raise BodyTooLarge(

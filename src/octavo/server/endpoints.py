@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from octavo.core.clock import Clock
 from octavo.core.request import SamplingParams
 from octavo.runtime.model_text import EncodedPrompt
-from octavo.server.body import parse_object, read_body
+from octavo.server.body import Readings, parse_object, read_body
 from octavo.server.formats import AnswerFormat, ChatFormat, CompletionFormat, Format
 from octavo.server.generation import Generation
 from octavo.server.metrics import Pace, ServerMetrics
@@ -33,6 +33,7 @@ class Service:
     metrics: ServerMetrics
     clock: Clock
     wall_clock: Callable[[], float]
+    readings: Readings
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,11 @@ Understand = Callable[[bytes, RequestRecord], Awaitable[Job]]
 async def _serve(service: Service, understand: Understand, scope: Scope, receive: Receive) -> None:
     settings = service.settings
     raw = await read_body(
-        scope, receive, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s
+        scope,
+        receive,
+        max_bytes=settings.max_body_bytes,
+        timeout_s=settings.body_timeout_s,
+        readings=service.readings,
     )
     responder = responder_of(scope)
     record = responder.record
