@@ -86,8 +86,8 @@ async def test_while_it_waits_for_a_place(folder: Path) -> None:
 
 
 async def test_while_the_prompt_is_tokenised_on_a_thread(served: Serving) -> None:
-    body = {"model": MODEL, "prompt": "x" * 100_000}
-    one = Connection(COMPLETIONS, json.dumps(body).encode())
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "x" * 100_000}]}
+    one = Connection(CHAT, json.dumps(body).encode())
     one.left.set()
     await one.run(served.app)
     assert one.sent == []
