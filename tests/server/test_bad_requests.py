@@ -103,7 +103,8 @@ def test_no_error_is_made_of_every_entry(name: str) -> None:
         else:
             schema.parse_completion(fields)
     used_s = time.process_time() - started
-    assert used_s < 0.08, used_s
+    print(f"{used_s * 1000:.1f} ms of processor time")
+    assert used_s < 0.4, used_s  # at most 0.06 s; with an error for every entry, seconds
 
 
 def test_the_reference_page_is_up_to_date() -> None:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from octavo.core.clock import Clock
-from octavo.core.errors import OctavoError
+from octavo.core.errors import OctavoError, traceback_without_values
 from octavo.server.body import ClientGone
 from octavo.server.errors import (
     Draining,
@@ -167,14 +167,3 @@ def _routing_error(scope: Scope, error: HTTPException) -> OctavoError:
         allowed = (error.headers or {}).get("Allow", "")
         return MethodNotAllowed(f"{method} is not possible here", hint=f"possible: {allowed}")
     return RouteNotFound("there is nothing at this path", hint="the API begins at /v1/")
-
-
-def traceback_without_values(error: BaseException) -> str:
-    """Where an exception came from, without its message."""
-    lines = [type(error).__name__]
-    trace = error.__traceback__
-    while trace is not None:
-        code = trace.tb_frame.f_code
-        lines.append(f"{code.co_filename}:{trace.tb_lineno} in {code.co_qualname}")
-        trace = trace.tb_next
-    return "\n  ".join(lines)
