@@ -48,7 +48,7 @@ def info(
         json: machine-readable output.
     """
     config = EngineConfig.from_options(given(engine))
-    params = SamplingParams.from_fields(given(sampling))
+    params = SamplingParams(**given(sampling))
     parts: dict[str, Any] = {}
     tables: list[tuple[str, Rows]] = []
     if settings:

@@ -76,4 +76,4 @@ def sampling_params(
     suggested = dict(generation.sampling)
     if generation.do_sample is False:
         suggested["temperature"] = 0.0
-    return SamplingParams.from_fields({"max_tokens": max_tokens, **suggested, **values})
+    return SamplingParams(**{"max_tokens": max_tokens, **suggested, **values})

@@ -166,11 +166,6 @@ class SamplingParams(
             "allowed_token_ids": allowed,
         }
 
-    @classmethod
-    def from_fields(cls, fields: dict[str, Any]) -> SamplingParams:
-        """The same as the constructor, for fields that nobody could check the types of."""
-        return cls(**fields)
-
     def token_ids(self) -> dict[str, list[int]]:
         """The token ids that each parameter names, for a check against the vocabulary."""
         return {

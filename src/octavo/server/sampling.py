@@ -99,7 +99,7 @@ def _params(
         fields["seed"] = _seed(body.seed)
     if body.logit_bias is not None:
         fields["logit_bias"] = _logit_bias(body.logit_bias, vocab_size)
-    return SamplingParams.from_fields(fields)
+    return SamplingParams(**fields)
 
 
 def _flat(item: int | list[int]) -> list[int]:

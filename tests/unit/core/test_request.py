@@ -100,10 +100,9 @@ def test_messages_give_the_range(fields: dict[str, Any], message: str) -> None:
 
 def test_unknown_parameters_get_a_hint() -> None:
     wrong: dict[str, Any] = {"temprature": 1.0}
-    for make in (lambda: SamplingParams(**wrong), lambda: SamplingParams.from_fields(wrong)):
-        with pytest.raises(InvalidRequest, match="parameter 'temprature'") as caught:
-            make()
-        assert caught.value.hint == "did you mean 'temperature'?"
+    with pytest.raises(InvalidRequest, match="parameter 'temprature'") as caught:
+        SamplingParams(**wrong)
+    assert caught.value.hint == "did you mean 'temperature'?"
     with pytest.raises(InvalidRequest, match="keyword arguments only"):
         SamplingParams(5)  # type: ignore[misc]
 

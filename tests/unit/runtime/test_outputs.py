@@ -86,7 +86,7 @@ def finished(request: Request, choice: int, reason: FinishReason, num_tokens: in
 
 
 def new_request(**params: object) -> Request:
-    sampling = SamplingParams.from_fields({"max_tokens": 64, "seed": 1, **params})
+    sampling = SamplingParams(**{"max_tokens": 64, "seed": 1, **params})
     return Request(request_id="r", prompt_ids=PROMPT, params=sampling)
 
 
