@@ -1,0 +1,117 @@
+"""Turns a story into a request that asks for it, as people ask.
+
+"Tell me a story about a dog who lost his ball." is made from the story itself: who it is about,
+from its first sentences; what happens to them, from a sentence with them as its subject; and
+things in it that few other stories have.
+"""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from corpus import WORD
+
+NUM_SALIENT = 12
+"""Of a story's rarest nouns, so many are candidates for a request."""
+
+INTRODUCTION = re.compile(
+    r"(?:there (?:was|were|lived)|One day,|^|named [A-Z][a-z]+ was) ?"
+    r"((?:an?|two|three|some) (?:[a-z]+ ){0,2}?[a-z]+)"
+    r"(?= (?:named|called|who|that|was|were|lived|and|went|in|with)\b|[.,])"
+)
+PRONOUN_SENTENCE = re.compile(
+    r"(?:^|[.!?] |\n)(?:He|She|They|[A-Z][a-z]+) "
+    r"((?:lost|found|wanted|loved|liked|saw|made|went|had|got|broke|learned|hid|heard|ate|met|helped)"
+    r" [a-z' -]{6,48}?)(?=[.!])"
+)
+NOUN = re.compile(r"\b(?:an?|the|his|her|their|my|your) ((?:[a-z]+ )?[a-z]{3,})\b")
+NAME = re.compile(r"\b(?:named|called) ([A-Z][a-z]+)\b")
+NOT_SUBJECTS = frozenset(
+    "day time lot while moment little sunny long way people thing things set visit wet bit".split()
+)
+
+ASKS = (
+    "Tell me a story about {}.",
+    "Tell me a story about {}",
+    "Tell me a story about {}!",
+    "Write a story about {}.",
+    "Write a short story about {}.",
+    "Can you tell me a story about {}?",
+    "Please tell me a story about {}.",
+    "I want a story about {}.",
+    "A story about {}, please.",
+    "Make up a story about {}.",
+    "Tell me about {}.",
+)
+ASKS_AGAIN = (
+    "Now tell me a story about {}.",
+    "Another one, about {}.",
+    "Tell me another story about {}.",
+    "And now a story about {}, please.",
+)
+ASKS_FOR_ANY = (
+    "Tell me a story.",
+    "Tell me a story",
+    "Tell me another story.",
+    "Hello!",
+    "Hi",
+    "Can you tell me a story?",
+    "Write a short story for children.",
+    "I would like to hear a story.",
+    "A bedtime story, please.",
+)
+
+
+class Requests:
+    """Makes requests for stories; knows which words are rare."""
+
+    def __init__(self, stories: Iterable[str]) -> None:
+        self._seen = Counter(word for story in stories for word in set(WORD.findall(story.lower())))
+
+    def request(self, story: str, chance: random.Random, *, again: bool = False) -> str:
+        """One request that the story answers; ``again``: after an earlier one."""
+        topic = self._topic(story, chance)
+        if topic is None or chance.random() < 0.06:
+            return chance.choice(ASKS_FOR_ANY)
+        return chance.choice(ASKS_AGAIN if again else ASKS).format(topic)
+
+    def _topic(self, story: str, chance: random.Random) -> str | None:
+        subject = self._subject(story)
+        things = self._things(story)
+        name = NAME.search(story)
+        kinds = []
+        if subject:
+            kinds += [subject] * 2
+            doings = PRONOUN_SENTENCE.findall(story)
+            if doings:
+                doing = min(doings, key=len) if chance.random() < 0.5 else chance.choice(doings)
+                kinds += [f"{subject} who {doing}"] * 4
+            if name:
+                kinds += [f"{subject} named {name[1]}"]
+            if things:
+                kinds += [f"{subject} and {chance.choice(things)}"] * 2
+        if things:
+            kinds += [chance.choice(things)] * 2
+            if name:
+                kinds += [f"{name[1]} and {chance.choice(things)}"]
+        return chance.choice(kinds) if kinds else None
+
+    @staticmethod
+    def _subject(story: str) -> str | None:
+        for match in INTRODUCTION.finditer(story[:200]):
+            if match[1].split()[-1] not in NOT_SUBJECTS:
+                return match[1]
+        return None
+
+    def _things(self, story: str) -> list[str]:
+        """The rarest nouns of a story, each with an article: "a needle", "the old bridge"."""
+        found = {}
+        for match in NOUN.finditer(story):
+            noun = match[1].split()[-1]
+            if noun not in NOT_SUBJECTS and 4 <= self._seen[noun] <= 600:
+                found[noun] = self._seen[noun] / (1 + story.count(noun))
+        rarest = sorted(found, key=found.__getitem__)[: NUM_SALIENT // 2]
+        return [
+            ("an " if noun[0] in "aeiou" else "a ") + noun for noun in rarest if noun[-1] != "s"
+        ]

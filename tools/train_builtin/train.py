@@ -1,0 +1,148 @@
+"""Trains the built-in model: see README.md beside this file.
+
+    python tools/train_builtin/train.py ../shared/data/text build/builtin
+
+An interrupted run goes on where it last saved. The schedule holds the rate and then lets it fall
+to nothing over the last third.
+"""
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from batches import IGNORED, Mixture
+from corpus import read_corpus
+from make_tokenizer import END_OF_TEXT, make_tokenizer, save
+from model import CONFIG, Stories
+from tokenizers import Tokenizer
+
+SEED = 20261121
+STEPS = 2000
+TOKENS_A_STEP = 16_384
+TOKENS_AT_ONCE = 8_192
+SHORT_CONTEXT, LONG_CONTEXT = 512, 1024
+LONG_FROM = 0.65
+"""The share of the steps after which rows are long."""
+WARM_UP = 60
+DECAY_FROM = 0.65
+RATE = 3e-3
+WEIGHT_DECAY = 0.1
+DROPOUT = 0.1
+EVALUATE_EVERY = 100
+
+
+def rate_at(step: int) -> float:
+    """As a share of RATE."""
+    if step < WARM_UP:
+        return (step + 1) / WARM_UP
+    return min(1.0, (STEPS - step) / (STEPS * (1 - DECAY_FROM)))
+
+
+def held_out_bits(model: Stories, tokenizer: Tokenizer, stories: list[str]) -> float:
+    """Bits per character of stories that stand alone, in float32."""
+    model.eval()
+    nats, characters = 0.0, 0
+    begin = tokenizer.token_to_id(END_OF_TEXT)
+    with torch.no_grad():
+        for story in stories:
+            ids = [begin, *tokenizer.encode(story, add_special_tokens=False).ids][:LONG_CONTEXT]
+            row = torch.tensor([ids])
+            logits = model.logits(model(row[:, :-1]))
+            nats += F.cross_entropy(logits[0], row[0, 1:], reduction="sum").item()
+            characters += len(tokenizer.decode(ids))
+    model.train()
+    return nats / math.log(2) / characters
+
+
+def optimizers(model: Stories) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for the embedding and the norms."""
+    matrices = [weight for weight in model.layers.parameters() if weight.dim() == 2]
+    chosen = {id(weight) for weight in matrices}
+    others = [weight for weight in model.parameters() if id(weight) not in chosen]
+    return [
+        torch.optim.Muon(
+            matrices, lr=RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(others, lr=RATE, betas=(0.9, 0.95), weight_decay=0.01),
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("text", type=Path, help="the folder with the TinyStories files")
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(SEED)
+    torch.set_num_threads(2)
+    corpus = read_corpus(arguments.text)
+    tokenizer = make_tokenizer(corpus.train)
+    save(tokenizer, out)
+    model = Stories(DROPOUT)
+    weights = sum(weight.numel() for weight in model.parameters())
+    print(f"{len(corpus.train)} stories, {weights:,} parameters", flush=True)
+    steppers = optimizers(model)
+    mixture = Mixture(corpus.train, tokenizer, SEED)
+    compiled = torch.compile(model)
+    first, saved = 0, out / "training.pt"
+    if saved.exists():
+        state = torch.load(saved)
+        first = state["step"]
+        model.load_state_dict(state["model"])
+        for stepper, values in zip(steppers, state["steppers"], strict=True):
+            stepper.load_state_dict(values)
+        mixture = Mixture(corpus.train, tokenizer, SEED + first)
+    log = (out / "loss.jsonl").open("a")
+    began, losses = time.monotonic(), []
+    for step in range(first, STEPS):
+        context = LONG_CONTEXT if step >= LONG_FROM * STEPS else SHORT_CONTEXT
+        for stepper in steppers:
+            for group in stepper.param_groups:
+                group["lr"] = RATE * rate_at(step)
+        pieces = TOKENS_A_STEP // TOKENS_AT_ONCE
+        for _ in range(pieces):
+            tokens, labels = (
+                torch.from_numpy(part) for part in mixture.rows(TOKENS_AT_ONCE // context, context)
+            )
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits = model.logits(compiled(tokens))
+            loss = F.cross_entropy(
+                logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+            )
+            (loss / pieces).backward()
+            losses.append(loss.item())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for stepper in steppers:
+            stepper.step()
+            stepper.zero_grad()
+        done = step + 1
+        if done % 20 == 0:
+            row = {
+                "step": done,
+                "tokens": done * TOKENS_A_STEP,
+                "loss": round(float(np.mean(losses)), 4),
+            }
+            losses.clear()
+            if done % EVALUATE_EVERY == 0:
+                row["held_out_bits"] = round(held_out_bits(model, tokenizer, corpus.held_out), 4)
+                state = {
+                    "step": done,
+                    "model": model.state_dict(),
+                    "steppers": [stepper.state_dict() for stepper in steppers],
+                }
+                torch.save(state, saved.with_suffix(".part"))
+                saved.with_suffix(".part").rename(saved)
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            print(f"{time.monotonic() - began:7.0f} s  {row}", flush=True)
+    (out / "config.json").write_text(json.dumps(CONFIG, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
