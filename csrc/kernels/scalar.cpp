@@ -48,7 +48,7 @@ struct Floats {
 };
 
 // (rows, vectors of columns) held in registers at once.
-constexpr int kMaxTileRows = 4;
+constexpr int kRegisterRows = 4;
 constexpr int kTileVectors = 4;
 constexpr int kVectorsForOneRow = 8;
 // The few rows that read b as it lies, in wide strips, rather than pack it first.
