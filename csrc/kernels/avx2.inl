@@ -70,11 +70,28 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"
 #include "kernels/row_sums.inl"
+// After those that they use.
+#include "kernels/attention_f32.inl"
+#include "kernels/panels_f32.inl"
+#include "kernels/rows.inl"
 
 }  // namespace
 
-const KernelTable OCTAVO_KERNEL_TABLE = {product,         row_sums,     row_sums_of_squares,
-                                         exp_elements,    log_elements, tanh_elements,
-                                         sigmoid_elements};
+const KernelTable OCTAVO_KERNEL_TABLE = {product,
+                                         row_sums,
+                                         row_sums_of_squares,
+                                         exp_elements,
+                                         log_elements,
+                                         tanh_elements,
+                                         sigmoid_elements,
+                                         norm,
+                                         rotate,
+                                         add,
+                                         scale,
+                                         activate,
+                                         panels_f32,
+                                         write_kv_f32,
+                                         attend_f32,
+                                         merge_chunk};
 
 }  // namespace octavo

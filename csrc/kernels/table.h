@@ -91,6 +91,41 @@ struct KvWriteTask {
   uint8_t* value_page;
 };
 
+// One more chunk for rows that have seen others before it.
+struct MergeTask {
+  int height;
+  int64_t head_dim;
+  const float* peaks;  // (height,) of the chunk, likewise sums and part
+  const float* sums;
+  const float* part;  // (height, head_dim)
+  float* best;        // (height,) so far; -inf, 0 and 0 at first
+  float* total;
+  float* merged;  // (height, head_dim)
+};
+
+// Rows of `length` divided by their root mean square, times weight, plus bias.
+struct NormTask {
+  const float* x;
+  int64_t x_stride;
+  float* out;  // may be x
+  int64_t out_stride;
+  int64_t rows, length;
+  const float* weight;
+  const float* bias;  // or null
+  float eps;
+  bool subtracts_mean;  // first
+};
+
+// One token's heads, in place: pair i is the elements i and i + num_pairs of a head.
+struct RotateTask {
+  float* x;
+  int64_t num_heads, head_dim, num_pairs;
+  const float* cosines;  // (num_pairs,) of the token's position
+  const float* sines;
+};
+
+enum class Activation : int32_t { kSilu, kGeluTanh, kRelu };
+
 struct KernelTable {
   void (*product)(const ProductTask& task, int64_t begin, int64_t end);
   void (*row_sums)(const RowsTask& task, int64_t begin, int64_t end);
@@ -99,6 +134,17 @@ struct KernelTable {
   void (*log)(const ElementsTask& task, int64_t begin, int64_t end);
   void (*tanh)(const ElementsTask& task, int64_t begin, int64_t end);
   void (*sigmoid)(const ElementsTask& task, int64_t begin, int64_t end);
+  void (*norm)(const NormTask& task);
+  void (*rotate)(const RotateTask& task);
+  void (*add)(const float* a, const float* b, float* out, int64_t count);
+  void (*scale)(const float* x, float factor, float* out, int64_t count);
+  // function(x), times `factor` unless it is null
+  void (*activate)(Activation activation, const float* x, const float* factor, float* out,
+                   int64_t count);
+  void (*panels_f32)(const PanelsTask& task);
+  void (*write_kv_f32)(const KvWriteTask& task);
+  void (*attend_f32)(const ChunkTask& task);
+  void (*merge_chunk)(const MergeTask& task);
 };
 
 // Defined by the unit of each instruction set.
