@@ -28,9 +28,9 @@ def test_a_table(octavo: CommandLine, model: Path, text: Path) -> None:
     assert (ended.status, ended.err) == (0, "")
     lines = ended.out.splitlines()
     assert lines[0].strip() == "dogs.txt"
-    name = f"{model.name}: 2 documents in 2 windows of at most 512 tokens"
     # The first character of a document is there to be read: this model has no BOS.
-    assert lines[-1] == f"{name}; 26 tokens scored, 26 characters."
+    counts = "26 tokens scored, 26 characters; documents: 2, windows of at most 512 tokens: 2."
+    assert lines[-1] == f"{model.name}: {counts}"
     [row] = [line.split() for line in lines if " f32 " in line and "as" not in line]
     [figures] = json_rows(octavo, model, "--text", text, "--separator", "===")
     assert row == [
