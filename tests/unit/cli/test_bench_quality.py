@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,17 @@ def test_mistakes_are_told_before_a_model_is_loaded(
         assert message in ended.err
         assert "hint: " in ended.err or "num_threads" in message or "limit" in message
         assert ended.out == ""
+
+
+def test_progress_is_shown_on_a_terminal_only(
+    octavo: CommandLine, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    ended = octavo("bench", "quality", model, "--text", text, "--json")
+    assert "/37" in ended.err  # tokens
+    [line] = ended.out.splitlines()
+    assert json.loads(line)["tokens"] == 37
 
 
 def row(**changes: object) -> QualityRow:
