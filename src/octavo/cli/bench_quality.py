@@ -96,7 +96,7 @@ def quality(
         out = console()
         out.print(quality_table(text.name, rows))
         for note in quality_notes(rows):
-            out.print(note, soft_wrap=True)
+            out.print(note, soft_wrap=True, markup=False)
     return ExitCode.OK
 
 

@@ -119,7 +119,7 @@ PARTS_NOTE = (
 
 def quality_table(name: str, rows: Sequence[QualityRow]) -> Table:
     """A row for each model and format; f32 has nothing to be compared with."""
-    table = _table(name, "\nmodel")
+    table = _table(escape(visible(name)), "\nmodel")
     table.padding = 0  # ten columns in eighty characters
     table.columns[0].no_wrap = False
     table.columns[0].overflow = "fold"

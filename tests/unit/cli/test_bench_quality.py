@@ -93,6 +93,14 @@ def test_mistakes_are_told_before_a_model_is_loaded(
         assert ended.out == ""
 
 
+def test_brackets_in_names_are_no_markup(octavo: CommandLine, text: Path) -> None:
+    model = write_small_model(octavo.folder / "[red]m")
+    ended = octavo("bench", "quality", model, "--text", text.rename(octavo.folder / "[b]t"))
+    assert ended.status == 0
+    assert ended.out.split()[0] == "[b]t"
+    assert ended.out.count("[red]m") == 2  # in the table, and in the note below
+
+
 def test_progress_is_shown_on_a_terminal_only(
     octavo: CommandLine, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
