@@ -92,6 +92,7 @@ const KernelTable OCTAVO_KERNEL_TABLE = {product,
                                          panels_f32,
                                          write_kv_f32,
                                          attend_f32,
-                                         merge_chunk};
+                                         merge_chunk,
+                                         prepare_f32};
 
 }  // namespace octavo

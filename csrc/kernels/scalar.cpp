@@ -80,6 +80,7 @@ const KernelTable kScalarKernels = {product,
                                     panels_f32,
                                     write_kv_f32,
                                     attend_f32,
-                                    merge_chunk};
+                                    merge_chunk,
+                                    prepare_f32};
 
 }  // namespace octavo

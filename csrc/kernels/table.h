@@ -145,6 +145,7 @@ struct KernelTable {
   void (*write_kv_f32)(const KvWriteTask& task);
   void (*attend_f32)(const ChunkTask& task);
   void (*merge_chunk)(const MergeTask& task);
+  void (*prepare_f32)(const PrepareTask& task);
 };
 
 // Defined by the unit of each instruction set.

@@ -7,7 +7,9 @@ function computes, are in `octavo.backends.canonical`; every instruction set and
 threads gives their bits (a NaN is a NaN: its payload is not part of the promise).
 """
 
-from numpy import float32
+from collections.abc import Sequence
+
+from numpy import float32, int32, uint8
 from numpy.typing import NDArray
 
 def cpu_features() -> dict[str, bool]:
@@ -81,3 +83,149 @@ class Kernels:
 
     def sigmoid(self, x: NDArray[float32], out: NDArray[float32]) -> None:
         """1 / (1 + e^-x), at most 2.41 ulp off, denormals included. `out` may be `x`."""
+
+class View:
+    """Rows of float32 in the memory of a `Forward`."""
+
+    def columns(self, first: int) -> View:
+        """The same rows from this column on."""
+
+class Operand:
+    """Memory of a `Forward` that holds what a product multiplies, in tiles (csrc/kernels/layout.h).
+
+    Filled by `prepare`, or by a gated product.
+    """
+
+class Forward:
+    """A compiled program: calls in the order in which they are added, and their memory.
+
+    Calls before `begin_heads` compute all tokens of a step, those after it the rows whose logits
+    are wanted. Arrays are kept alive. Operations are those of `octavo.program.ir`; formats are
+    "f32", "bf16", "w8" and "w4".
+    """
+
+    def __init__(
+        self,
+        pool: ThreadPool,
+        instruction_set: str,
+        max_tokens: int,
+        max_heads: int,
+        max_model_len: int,
+        joins_rows: bool,
+    ) -> None:
+        """`joins_rows`: neighbouring operations on rows run without a barrier between them."""
+
+    @property
+    def instruction_set(self) -> str: ...
+    def buffer(self, features: int) -> View:
+        """Room for rows of the present kind, all tokens or heads; its columns are padded to 32."""
+
+    def operand(self, format: str, depth: int) -> Operand: ...
+    def embed(
+        self,
+        table: NDArray[float32],  # (entries, features)
+        by_position: bool,
+        out: View,
+    ) -> None: ...
+    def norm(
+        self,
+        x: View,
+        out: View,
+        weight: NDArray[float32],  # (features,)
+        bias: NDArray[float32] | None,
+        eps: float,
+        subtracts_mean: bool,
+    ) -> None: ...
+    def prepare(self, x: View, features: int, operand: Operand, format: str) -> None: ...
+    def head_norm(
+        self,
+        x: View,  # in place
+        num_heads: int,
+        weight: NDArray[float32],  # (head_dim,)
+        eps: float,
+    ) -> None: ...
+    def rotate(
+        self,
+        x: View,  # in place
+        num_heads: int,
+        head_dim: int,
+        cosines: NDArray[float32],  # (positions, pairs)
+        sines: NDArray[float32],
+    ) -> None: ...
+    def add(self, a: View, b: View, out: View, features: int) -> None: ...
+    def scale(self, x: View, factor: float, out: View, features: int) -> None: ...
+    def activate(
+        self, activation: str, x: View, factor: View | None, out: View, features: int
+    ) -> None: ...
+    def begin_heads(self) -> None: ...
+    def take(self, x: View, features: int, out: View) -> None: ...
+    def pool(
+        self,
+        pages: NDArray[uint8],  # (pages * bytes of a page,)
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        format: str,
+    ) -> int:
+        """Memory for the keys and values of a KV group; returns its number, from 0."""
+
+    def write_kv(self, pool: int, layer: int, keys: View, values: View) -> None: ...
+    def attend(
+        self,
+        pool: int,
+        layer: int,
+        heads_of_one: int,
+        window: int,
+        scale: float,
+        queries: View,
+        out: View,
+    ) -> None:
+        """`heads_of_one`: query heads of a KV head. `window`: 0 for none."""
+
+    def product(
+        self,
+        operand: Operand,
+        format: str,
+        panels: NDArray[uint8],  # (bytes of the panels,)
+        num_panels: int,
+        depth: int,
+        bias: NDArray[float32] | None,  # (num_panels * 32,)
+        out: View,
+    ) -> None: ...
+    def product_added(
+        self,
+        operand: Operand,
+        format: str,
+        panels: NDArray[uint8],
+        num_panels: int,
+        depth: int,
+        bias: NDArray[float32] | None,
+        addend: View,
+        out: View,  # may be the addend
+    ) -> None: ...
+    def product_gated(
+        self,
+        operand: Operand,
+        format: str,
+        panels: NDArray[uint8],  # gate and up take turns
+        num_panels: int,
+        depth: int,
+        bias: NDArray[float32] | None,
+        activation: str,
+        out: View | None,
+        next: Operand | None,  # filled in place of `out`
+        next_format: str,
+        features: int,
+    ) -> None: ...
+    def run(
+        self,
+        token_ids: NDArray[int32],  # (tokens,)
+        positions: NDArray[int32],  # (tokens,)
+        row_starts: NDArray[int32],  # (seqs + 1,)
+        tables: Sequence[NDArray[int32]],  # a KV group each: (seqs, pages)
+    ) -> None:
+        """Compute all tokens. The arrays must stay as they are until the last `run_heads`."""
+
+    def run_heads(self, head_rows: NDArray[int32]) -> None: ...
+    def rows(self, view: View, rows: int, features: int) -> NDArray[float32]:
+        """The first rows of a buffer, without a copy: (rows, features)."""
