@@ -7,6 +7,7 @@
 
 #include "arrays.h"
 #include "bindings/pool.h"
+#include "bindings/products.h"
 #include "cpu_features.h"
 #include "kernels/dispatch.h"
 
@@ -173,4 +174,6 @@ NB_MODULE(_native, module) {
       .def("log", &Kernels::log, nb::arg("x").none(), nb::arg("out").none())
       .def("tanh", &Kernels::tanh, nb::arg("x").none(), nb::arg("out").none())
       .def("sigmoid", &Kernels::sigmoid, nb::arg("x").none(), nb::arg("out").none());
+
+  octavo::bind_products(module);
 }
