@@ -8,6 +8,7 @@
 #include "arrays.h"
 #include "bindings/forward.h"
 #include "bindings/pool.h"
+#include "bindings/products.h"
 #include "cpu_features.h"
 #include "kernels/dispatch.h"
 
@@ -176,4 +177,5 @@ NB_MODULE(_native, module) {
       .def("sigmoid", &Kernels::sigmoid, nb::arg("x").none(), nb::arg("out").none());
 
   octavo::bind_forward(module);
+  octavo::bind_products(module);
 }

@@ -9,6 +9,7 @@
 namespace octavo {
 
 constexpr int64_t kMaxColumnBlock = 256;  // kernels keep one block of columns on the stack
+constexpr int64_t kRoofBytes = 4096;
 
 // Row-major operands of the canonical product. Item (i, r, c) of the work is the block of rows
 // [r * row_block, ...) and columns [c * column_block, ...) of matrix i of the batch.
@@ -91,6 +92,27 @@ struct KvWriteTask {
   uint8_t* value_page;
 };
 
+// One column of a panel as float32: an embedding row read from the head's weights.
+struct EmbedTask {
+  const uint8_t* panel;
+  int column;     // of the panel
+  int64_t depth;  // values wanted, at most what the panel holds
+  float* out;     // (depth,)
+};
+
+// How the weights of a checkpoint are stored.
+enum class Source : int32_t { kF32, kBf16, kF16 };
+
+// Panels [begin, end) of a matrix as a checkpoint has it.
+struct PackTask {
+  Format format;
+  Source source;
+  const void* weights;      // (columns, depth)
+  int64_t columns, depth;   // neither padded
+  uint8_t* panels;          // all of them
+  int32_t* has_non_finite;  // set to 1 if a weight is NaN or infinite; else left alone
+};
+
 // One more chunk for rows that have seen others before it.
 struct MergeTask {
   int height;
@@ -146,6 +168,25 @@ struct KernelTable {
   void (*attend_f32)(const ChunkTask& task);
   void (*merge_chunk)(const MergeTask& task);
   void (*prepare_f32)(const PrepareTask& task);
+  void (*prepare_bf16)(const PrepareTask& task);
+  void (*prepare_int8)(const PrepareTask& task);
+  void (*panels_bf16)(const PanelsTask& task);
+  void (*panels_w8)(const PanelsTask& task);
+  void (*panels_w4)(const PanelsTask& task);
+  // A panel of w4 as bytes, each group of 32: [32 scales f16][8][32 columns][4] u8 = the nibble
+  void (*unpack_w4)(const uint8_t* panel, int64_t depth, uint8_t* unpacked);
+  void (*panels_w4_unpacked)(const PanelsTask& task);  // the same bits as panels_w4
+  void (*embed_bf16)(const EmbedTask& task);
+  void (*embed_w8)(const EmbedTask& task);
+  void (*embed_w4)(const EmbedTask& task);
+  void (*pack)(const PackTask& task, int64_t begin, int64_t end);
+  // Roofs. Reading returns a sum of all words; the loops over registers return how many
+  // multiplications with an addition they did, and leave what came of them in out, (16,);
+  // their memory has kRoofBytes.
+  uint64_t (*roof_read)(const uint8_t* memory, int64_t bytes);  // bytes: a multiple of 512
+  int64_t (*roof_int8)(const uint8_t* memory, int64_t repeats, float* out);
+  int64_t (*roof_bf16)(const uint8_t* memory, int64_t repeats, float* out);
+  int64_t (*roof_f32)(const uint8_t* memory, int64_t repeats, float* out);
 };
 
 // Defined by the unit of each instruction set.

@@ -1,15 +1,16 @@
-"""Types and documentation of the native extension (csrc/module.cpp).
+"""Types and documentation of the native extension (csrc/module.cpp, csrc/bindings).
 
-Arrays are C-contiguous float32 in native byte order; outputs are writable. An array that is not
-raises TypeError with the name of the argument: nothing is converted or copied. Outputs that overlap
-inputs raise ValueError. The GIL is released while kernels run. The slow twins, which say what each
+Arrays are C-contiguous, float32 where nothing else is said, in native byte order; outputs are
+writable. An array that is not raises TypeError with the name of the argument: nothing is converted
+or copied. Outputs that overlap inputs raise ValueError. The GIL is released while kernels run. The slow twins, which say what each
 function computes, are in `octavo.backends.canonical`; every instruction set and every number of
 threads gives their bits (a NaN is a NaN: its payload is not part of the promise).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from numpy import float32, int32, uint8
+from numpy import float16, float32, int32, uint8, uint16
 from numpy.typing import NDArray
 
 def cpu_features() -> dict[str, bool]:
@@ -229,3 +230,76 @@ class Forward:
     def run_heads(self, head_rows: NDArray[int32]) -> None: ...
     def rows(self, view: View, rows: int, features: int) -> NDArray[float32]:
         """The first rows of a buffer, without a copy: (rows, features)."""
+
+class Products:
+    """Products of packed weights, for tests and measurements: the kernels of one instruction set on
+    one pool.
+
+    Formats are f32, bf16, w8 and w4 (`octavo.weights.formats`); memory is laid out as
+    csrc/kernels/layout.h says. The twins are `octavo.weights.formats` for packing and
+    `octavo.backends.canonical_products` for the rest. w8 and w4 have the same bits under every
+    instruction set; bf16 differs with AVX512-BF16, whose instruction takes denormals as zeros.
+    """
+
+    def __init__(self, pool: ThreadPool, instruction_set: str = "") -> None:
+        """The instruction set as for `Kernels`."""
+
+    @property
+    def instruction_set(self) -> str: ...
+    def pack(
+        self,
+        format: str,
+        weights: NDArray[float32] | NDArray[float16] | NDArray[uint16],  # (out, in)
+        panels: NDArray[uint8],  # (panels, bytes of one), written
+    ) -> bool:
+        """Weights as a checkpoint has them into panels; uint16 are the bits of bfloat16.
+
+        False if a weight is NaN or infinite; the panels are then of no use.
+        """
+
+    def prepare(
+        self,
+        format: str,
+        x: NDArray[float32],  # (rows, k)
+        values: NDArray[Any],  # (rows * depth,) float32, uint16 (bf16) or int8 (w8, w4), written
+        scales: NDArray[float32] | None = None,  # (rows * depth / 128,) for w8 and w4, written
+        corrections: NDArray[int32] | None = None,  # likewise
+        corrections_4: NDArray[int32] | None = None,  # (rows * depth / 32,) likewise
+    ) -> None:
+        """Rows as a product with weights of that format reads them."""
+
+    def multiply(
+        self,
+        format: str,
+        values: NDArray[Any],  # these four as `prepare` left them
+        scales: NDArray[float32] | None,
+        corrections: NDArray[int32] | None,
+        corrections_4: NDArray[int32] | None,
+        panels: NDArray[uint8],  # (panels, bytes of one)
+        out: NDArray[float32],  # (rows, panels * 32), written
+        unpack: bool | None = None,
+    ) -> None:
+        """Rows times columns.
+
+        With `unpack`, panels of w4 are made bytes once for all tiles of rows, which changes no bit;
+        None: from 48 rows on.
+        """
+
+    def embed(
+        self,
+        format: str,
+        panels: NDArray[uint8],
+        column: int,
+        out: NDArray[float32],  # (depth,), written
+    ) -> None:
+        """One column of the panels (bf16, w8 or w4) as float32.
+
+        ValueError for a column that there is not.
+        """
+
+    def read(self, memory: NDArray[uint8]) -> int:
+        """Read memory, a multiple of 512 bytes, once; a sum over it."""
+
+    def spin(self, kind: str, repeats: int) -> int:
+        """Do nothing but products of a kind (int8, bf16, f32) on registers, eight times `repeats`
+        steps a thread; how many multiplications with an addition that were."""
