@@ -30,6 +30,28 @@ bool is_contiguous(const Py_buffer& view) {
   return true;
 }
 
+struct ItemFacts {
+  const char* name;
+  const char* format;  // of the buffer protocol
+  int size;
+};
+
+ItemFacts facts_of(Item item) {
+  switch (item) {
+    case Item::kFloat32:
+      return {"float32", "f", 4};
+    case Item::kUint8:
+      return {"uint8", "B", 1};
+    case Item::kInt8:
+      return {"int8", "b", 1};
+    case Item::kUint16:
+      return {"uint16", "H", 2};
+    case Item::kInt32:
+      return {"int32", "i", 4};
+  }
+  return {"", "", 1};
+}
+
 }  // namespace
 
 void raise_type_error(const char* format, ...) {
@@ -42,31 +64,32 @@ void raise_type_error(const char* format, ...) {
   throw nanobind::python_error();
 }
 
-FloatArray::FloatArray(PyObject* object, const char* name, Access access) : name_(name) {
+Array::Array(PyObject* object, const char* name, Item item, Access access) : name_(name) {
+  const ItemFacts facts = facts_of(item);
   // Ask without PyBUF_WRITABLE and look at `readonly` afterwards: the message is then ours.
   if (PyObject_GetBuffer(object, &view_, PyBUF_STRIDES | PyBUF_FORMAT) != 0) {
     PyErr_Clear();
-    raise_type_error("%s: expected a float32 array", name);
+    raise_type_error("%s: expected a %s array", name, facts.name);
   }
-  const char* problem = nullptr;
+  std::string problem;
   const char* format = view_.format == nullptr ? "B" : view_.format;
-  if (std::strcmp(format, "f") != 0 || view_.itemsize != 4) {
-    problem = "dtype is not float32 in native byte order";
+  if (std::strcmp(format, facts.format) != 0 || view_.itemsize != facts.size) {
+    problem = std::string("dtype is not ") + facts.name + " in native byte order";
   } else if (!is_contiguous(view_)) {
     problem = "array is not C-contiguous";
-  } else if (reinterpret_cast<uintptr_t>(view_.buf) % 4 != 0) {
-    problem = "array is not aligned to 4 bytes";
+  } else if (reinterpret_cast<uintptr_t>(view_.buf) % facts.size != 0) {
+    problem = "array is not aligned to " + std::to_string(facts.size) + " bytes";
   } else if (access == Access::kWrite && view_.readonly) {
     problem = "array is read-only";
   }
-  if (problem != nullptr) {
+  if (!problem.empty()) {
     const std::string format_copy(format);
     PyBuffer_Release(&view_);
-    raise_type_error("%s: %s (buffer format '%s')", name, problem, format_copy.c_str());
+    raise_type_error("%s: %s (buffer format '%s')", name, problem.c_str(), format_copy.c_str());
   }
 }
 
-void FloatArray::require_shape(const int64_t* shape, int num_dims) const {
+void Array::require_shape(const int64_t* shape, int num_dims) const {
   bool equal = num_dims == view_.ndim;
   for (int i = 0; equal && i < num_dims; ++i) equal = view_.shape[i] == shape[i];
   if (equal) return;
@@ -76,7 +99,7 @@ void FloatArray::require_shape(const int64_t* shape, int num_dims) const {
                    shape_text(shape, num_dims).c_str());
 }
 
-void FloatArray::require_apart_from(const FloatArray& other, bool same_is_fine) const {
+void Array::require_apart_from(const Array& other, bool same_is_fine) const {
   const char* begin = static_cast<const char*>(view_.buf);
   const char* other_begin = static_cast<const char*>(other.view_.buf);
   if (same_is_fine && begin == other_begin && view_.len == other.view_.len) return;

@@ -7,35 +7,51 @@
 
 namespace octavo {
 
+// What an array may hold, in native byte order.
+enum class Item { kFloat32, kUint8, kInt8, kUint16, kInt32 };
+
 // Borrows the memory of an argument through the buffer protocol for the length of one call.
 // Nothing is converted or copied: an argument that does not fit raises TypeError with its name.
-class FloatArray {
+class Array {
  public:
   enum class Access { kRead, kWrite };
 
-  // Throws nanobind::python_error (TypeError) unless `object` is a C-contiguous float32 array in
-  // native byte order, aligned to 4 bytes and, for kWrite, writable.
-  FloatArray(PyObject* object, const char* name, Access access);
-  ~FloatArray() { PyBuffer_Release(&view_); }
-  FloatArray(const FloatArray&) = delete;
-  FloatArray& operator=(const FloatArray&) = delete;
+  // Throws nanobind::python_error (TypeError) unless `object` is a C-contiguous array of such items
+  // in native byte order, aligned to their size and, for kWrite, writable.
+  Array(PyObject* object, const char* name, Item item, Access access);
+  ~Array() { PyBuffer_Release(&view_); }
+  Array(const Array&) = delete;
+  Array& operator=(const Array&) = delete;
 
   const char* name() const { return name_; }
   int num_dims() const { return view_.ndim; }
   int64_t dim(int index) const { return view_.shape[index]; }
-  int64_t size() const { return view_.len / 4; }
-  float* data() const { return static_cast<float*>(view_.buf); }
+  int64_t size() const { return view_.len / view_.itemsize; }
+  void* memory() const { return view_.buf; }
 
   // Throws TypeError unless the shape is the one given.
   void require_shape(const int64_t* shape, int num_dims) const;
 
   // Throws ValueError if the two share a byte; with `same_is_fine`, one and the same memory passes.
-  void require_apart_from(const FloatArray& other, bool same_is_fine) const;
+  void require_apart_from(const Array& other, bool same_is_fine) const;
 
  private:
   const char* name_;
   Py_buffer view_;
 };
+
+template <typename Type, Item kItem>
+class ArrayOf : public Array {
+ public:
+  ArrayOf(PyObject* object, const char* name, Access access) : Array(object, name, kItem, access) {}
+  Type* data() const { return static_cast<Type*>(memory()); }
+};
+
+using FloatArray = ArrayOf<float, Item::kFloat32>;
+using Uint8Array = ArrayOf<uint8_t, Item::kUint8>;
+using Int8Array = ArrayOf<int8_t, Item::kInt8>;
+using Uint16Array = ArrayOf<uint16_t, Item::kUint16>;
+using Int32Array = ArrayOf<int32_t, Item::kInt32>;
 
 [[noreturn]] void raise_type_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "arrays.h"
+#include "bindings/attention.h"
 #include "bindings/pool.h"
 #include "cpu_features.h"
 #include "kernels/dispatch.h"
@@ -173,4 +174,6 @@ NB_MODULE(_native, module) {
       .def("log", &Kernels::log, nb::arg("x").none(), nb::arg("out").none())
       .def("tanh", &Kernels::tanh, nb::arg("x").none(), nb::arg("out").none())
       .def("sigmoid", &Kernels::sigmoid, nb::arg("x").none(), nb::arg("out").none());
+
+  octavo::bind_attention(module);
 }

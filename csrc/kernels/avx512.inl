@@ -64,6 +64,7 @@ constexpr int kVectorsForOneRow = 8;
 constexpr int kUnpackedRows = 4;
 constexpr int kUnpackedVectors = 4;
 
+#include "kernels/attention_avx512.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"
 #include "kernels/row_sums.inl"
@@ -89,6 +90,13 @@ const KernelTable OCTAVO_KERNEL_TABLE = {product,
                                          panels_f32,
                                          write_kv_f32,
                                          attend_f32,
-                                         merge_chunk};
+                                         merge_chunk,
+                                         exp_nonpositive_elements,
+                                         queries_bf16,
+                                         queries_int8,
+                                         write_kv_bf16,
+                                         write_kv_int8,
+                                         attend_bf16,
+                                         attend_int8};
 
 }  // namespace octavo

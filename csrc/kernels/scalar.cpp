@@ -55,6 +55,7 @@ constexpr int kVectorsForOneRow = 8;
 constexpr int kUnpackedRows = 2;
 constexpr int kUnpackedVectors = 4;
 
+#include "kernels/attention_scalar.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"
 #include "kernels/row_sums.inl"
@@ -80,6 +81,13 @@ const KernelTable kScalarKernels = {product,
                                     panels_f32,
                                     write_kv_f32,
                                     attend_f32,
-                                    merge_chunk};
+                                    merge_chunk,
+                                    exp_nonpositive_elements,
+                                    queries_bf16,
+                                    queries_int8,
+                                    write_kv_bf16,
+                                    write_kv_int8,
+                                    attend_bf16,
+                                    attend_int8};
 
 }  // namespace octavo
