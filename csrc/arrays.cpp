@@ -63,6 +63,28 @@ bool is_contiguous(const Py_buffer& view) {
   return true;
 }
 
+struct ItemFacts {
+  const char* name;
+  const char* format;  // of the buffer protocol
+  int size;
+};
+
+ItemFacts facts_of(Item item) {
+  switch (item) {
+    case Item::kFloat32:
+      return {"float32", "f", 4};
+    case Item::kUint8:
+      return {"uint8", "B", 1};
+    case Item::kInt8:
+      return {"int8", "b", 1};
+    case Item::kUint16:
+      return {"uint16", "H", 2};
+    case Item::kInt32:
+      return {"int32", "i", 4};
+  }
+  return {"", "", 1};
+}
+
 }  // namespace
 
 void raise_type_error(const char* format, ...) {
@@ -97,35 +119,42 @@ Array::Array(PyObject* object, const char* name, std::initializer_list<Element> 
     problem = "array is not C-contiguous";
   } else if (reinterpret_cast<uintptr_t>(view_.buf) % traits(element_).size != 0) {
     problem = "array is not aligned to " + std::to_string(traits(element_).size) + " bytes";
-  } else if (access == Access::kWrite && view_.readonly) {
-    problem = "array is read-only";
-  }
-  if (!problem.empty()) {
-    const std::string format_copy(format);
-    PyBuffer_Release(&view_);
-    raise_type_error("%s: %s (buffer format '%s')", name, problem.c_str(), format_copy.c_str());
-  }
-}
+    Array::Array(PyObject * object, const char* name, Item item, Access access) : name_(name) {
+      const ItemFacts facts = facts_of(item);
+      raise_type_error("%s: expected a %s array", name, facts.name);
+      if (std::strcmp(format, facts.format) != 0 || view_.itemsize != facts.size) {
+        problem = std::string("dtype is not ") + facts.name + " in native byte order";
+      } else if (reinterpret_cast<uintptr_t>(view_.buf) % facts.size != 0) {
+        problem = "array is not aligned to " + std::to_string(facts.size) + " bytes";
+      } else if (access == Access::kWrite && view_.readonly) {
+        problem = "array is read-only";
+      }
+      if (!problem.empty()) {
+        const std::string format_copy(format);
+        PyBuffer_Release(&view_);
+        raise_type_error("%s: %s (buffer format '%s')", name, problem.c_str(), format_copy.c_str());
+      }
+    }
 
-void Array::require_shape(const int64_t* shape, int num_dims) const {
-  bool equal = num_dims == view_.ndim;
-  for (int i = 0; equal && i < num_dims; ++i) equal = view_.shape[i] == shape[i];
-  if (equal) return;
-  int64_t own[PyBUF_MAX_NDIM];
-  for (int i = 0; i < view_.ndim; ++i) own[i] = view_.shape[i];
-  raise_type_error("%s: shape is %s, expected %s", name_, shape_text(own, view_.ndim).c_str(),
-                   shape_text(shape, num_dims).c_str());
-}
+    void Array::require_shape(const int64_t* shape, int num_dims) const {
+      bool equal = num_dims == view_.ndim;
+      for (int i = 0; equal && i < num_dims; ++i) equal = view_.shape[i] == shape[i];
+      if (equal) return;
+      int64_t own[PyBUF_MAX_NDIM];
+      for (int i = 0; i < view_.ndim; ++i) own[i] = view_.shape[i];
+      raise_type_error("%s: shape is %s, expected %s", name_, shape_text(own, view_.ndim).c_str(),
+                       shape_text(shape, num_dims).c_str());
+    }
 
-void Array::require_apart_from(const Array& other, bool same_is_fine) const {
-  const char* begin = static_cast<const char*>(view_.buf);
-  const char* other_begin = static_cast<const char*>(other.view_.buf);
-  if (same_is_fine && begin == other_begin && view_.len == other.view_.len) return;
-  if (begin < other_begin + other.view_.len && other_begin < begin + view_.len) {
-    const std::string message = std::string(name_) + ": shares memory with " + other.name_;
-    PyErr_SetString(PyExc_ValueError, message.c_str());
-    throw nanobind::python_error();
-  }
-}
+    void Array::require_apart_from(const Array& other, bool same_is_fine) const {
+      const char* begin = static_cast<const char*>(view_.buf);
+      const char* other_begin = static_cast<const char*>(other.view_.buf);
+      if (same_is_fine && begin == other_begin && view_.len == other.view_.len) return;
+      if (begin < other_begin + other.view_.len && other_begin < begin + view_.len) {
+        const std::string message = std::string(name_) + ": shares memory with " + other.name_;
+        PyErr_SetString(PyExc_ValueError, message.c_str());
+        throw nanobind::python_error();
+      }
+    }
 
-}  // namespace octavo
+  }  // namespace octavo

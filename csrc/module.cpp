@@ -6,6 +6,7 @@
 #include <string>
 
 #include "arrays.h"
+#include "bindings/attention.h"
 #include "bindings/forward.h"
 #include "bindings/pool.h"
 #include "bindings/products.h"
@@ -178,4 +179,5 @@ NB_MODULE(_native, module) {
 
   octavo::bind_forward(module);
   octavo::bind_products(module);
+  octavo::bind_attention(module);
 }

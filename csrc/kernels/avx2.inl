@@ -67,6 +67,7 @@ constexpr int kVectorsForOneRow = 8;
 constexpr int kUnpackedRows = 2;
 constexpr int kUnpackedVectors = 4;
 
+#include "kernels/attention_avx2.inl"
 #include "kernels/dots_avx2.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"
@@ -115,6 +116,13 @@ const KernelTable OCTAVO_KERNEL_TABLE = {product,
                                          roof_read,
                                          roof_int8,
                                          roof_bf16,
-                                         roof_f32};
+                                         roof_f32,
+                                         exp_nonpositive_elements,
+                                         queries_bf16,
+                                         queries_int8,
+                                         write_kv_bf16,
+                                         write_kv_int8,
+                                         attend_bf16,
+                                         attend_int8};
 
 }  // namespace octavo

@@ -64,6 +64,7 @@ constexpr int kVectorsForOneRow = 8;
 constexpr int kUnpackedRows = 4;
 constexpr int kUnpackedVectors = 4;
 
+#include "kernels/attention_avx512.inl"
 #include "kernels/dots_avx512.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"
@@ -112,6 +113,13 @@ const KernelTable OCTAVO_KERNEL_TABLE = {product,
                                          roof_read,
                                          roof_int8,
                                          roof_bf16,
-                                         roof_f32};
+                                         roof_f32,
+                                         exp_nonpositive_elements,
+                                         queries_bf16,
+                                         queries_int8,
+                                         write_kv_bf16,
+                                         write_kv_int8,
+                                         attend_bf16,
+                                         attend_int8};
 
 }  // namespace octavo

@@ -32,6 +32,7 @@ constexpr int kSmallGroup = 32;
 constexpr int kPageTokens = 16;
 constexpr int kChunkTokens = 256;  // attention reduces over chunks at multiples of this
 constexpr int kChunkPages = kChunkTokens / kPageTokens;
+constexpr int kMaxHeadDim = 256;
 
 enum class Format : int32_t { kF32, kBf16, kW8, kW4 };
 enum class KvFormat : int32_t { kF32, kBf16, kInt8 };
@@ -102,7 +103,7 @@ struct Operand {
 //   f32   keys [head_dim][16], values [16][head_dim]
 //   bf16  keys [head_dim / 2][16][2], values [8][head_dim][2] (two tokens side by side)
 //   int8  keys [head_dim / 4][16][4] u8 = value + 128, then 16 scales f32; values [8][head_dim][2]
-//         i8, then 16 scales f32
+//         i8, then 16 scales f32; here head_dim is padded to 4
 constexpr int64_t kv_bytes(KvFormat format, int64_t head_dim) {
   switch (format) {
     case KvFormat::kF32:
@@ -110,7 +111,7 @@ constexpr int64_t kv_bytes(KvFormat format, int64_t head_dim) {
     case KvFormat::kBf16:
       return kPageTokens * head_dim * 2;
     case KvFormat::kInt8:
-      return kPageTokens * (head_dim + 4);
+      return kPageTokens * (padded(head_dim, 4) + 4);
   }
   return 0;
 }

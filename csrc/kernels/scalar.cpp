@@ -120,6 +120,7 @@ constexpr int kVectorsForOneRow = 8;
 constexpr int kUnpackedRows = 2;
 constexpr int kUnpackedVectors = 4;
 
+#include "kernels/attention_scalar.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"
 #include "kernels/row_sums.inl"
@@ -167,6 +168,13 @@ const KernelTable kScalarKernels = {product,
                                     roof_read,
                                     roof_int8,
                                     roof_bf16,
-                                    roof_f32};
+                                    roof_f32,
+                                    exp_nonpositive_elements,
+                                    queries_bf16,
+                                    queries_int8,
+                                    write_kv_bf16,
+                                    write_kv_int8,
+                                    attend_bf16,
+                                    attend_int8};
 
 }  // namespace octavo

@@ -66,20 +66,31 @@ struct PanelsTask {
 // has the peak -inf, the sum 0 and the output 0.
 struct ChunkTask {
   const void* queries;         // f32 [height][head_dim]; bf16 [head_dim / 2][height][2];
-                               // int8 [head_dim / 4][height][4]
+                               // int8 [head_dim / 4][height][4], zeros after head_dim
   const float* query_scales;   // (height,) int8 only
   const int32_t* corrections;  // (height,) int8 only: -128 * sum(values)
   int height;                  // at most kMaxTileRows
   int64_t head_dim;
-  const uint8_t* const* keys;    // (pages of the chunk that any row sees a token of, from page 0)
-  const uint8_t* const* values;  // likewise
-  const int32_t* first;          // (height,)
-  const int32_t* last;           // (height,)
+  // By page of the chunk, from its page 0; those that no row sees a token of are never looked at.
+  const uint8_t* const* keys;
+  const uint8_t* const* values;
+  const int32_t* first;  // (height,)
+  const int32_t* last;   // (height,)
   float scale;
   bool values_are_finite;  // else rows must be kept from values that they do not see
-  float* peaks;            // (height,) highest scaled score
+  float* peaks;            // (height,) highest scaled score that is a number
   float* sums;             // (height,) of exp(score - peak), over the canonical lane tree
   float* out;              // (height, head_dim) sums of exp(score - peak) * value
+};
+
+// Float32 queries on their way into the operand of a ChunkTask.
+struct QueriesTask {
+  const float* const* rows;  // (height,) each (head_dim,)
+  int height;
+  int64_t head_dim;
+  void* queries;         // as in ChunkTask
+  float* scales;         // (height,) int8 only
+  int32_t* corrections;  // (height,) int8 only
 };
 
 // One token's key and value of one KV head into its page.
@@ -187,6 +198,13 @@ struct KernelTable {
   int64_t (*roof_int8)(const uint8_t* memory, int64_t repeats, float* out);
   int64_t (*roof_bf16)(const uint8_t* memory, int64_t repeats, float* out);
   int64_t (*roof_f32)(const uint8_t* memory, int64_t repeats, float* out);
+  void (*exp_nonpositive)(const ElementsTask& task, int64_t begin, int64_t end);
+  void (*queries_bf16)(const QueriesTask& task);
+  void (*queries_int8)(const QueriesTask& task);
+  void (*write_kv_bf16)(const KvWriteTask& task);
+  void (*write_kv_int8)(const KvWriteTask& task);
+  void (*attend_bf16)(const ChunkTask& task);
+  void (*attend_int8)(const ChunkTask& task);
 };
 
 // Defined by the unit of each instruction set.
