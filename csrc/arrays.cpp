@@ -20,6 +20,34 @@ std::string shape_text(const int64_t* shape, int num_dims) {
   return text + ")";
 }
 
+struct ElementType {
+  const char* name;
+  int size;
+  const char* formats;  // of the buffer protocol, one letter each
+};
+
+ElementType type_of(Element element) {
+  switch (element) {
+    case Element::kF32:
+      return {"float32", 4, "f"};
+    case Element::kI8:
+      return {"int8", 1, "b"};
+    case Element::kU8:
+      return {"uint8", 1, "B"};
+    case Element::kU16:
+      return {"uint16", 2, "H"};
+    case Element::kI32:
+      return {"int32", 4, "il"};
+    case Element::kU32:
+      return {"uint32", 4, "IL"};
+    case Element::kI64:
+      return {"int64", 8, "lq"};
+    case Element::kU64:
+      return {"uint64", 8, "LQ"};
+  }
+  return {"unknown", 0, ""};
+}
+
 bool is_contiguous(const Py_buffer& view) {
   if (view.len == 0) return true;
   Py_ssize_t expected = view.itemsize;
@@ -42,31 +70,33 @@ void raise_type_error(const char* format, ...) {
   throw nanobind::python_error();
 }
 
-FloatArray::FloatArray(PyObject* object, const char* name, Access access) : name_(name) {
+Array::Array(PyObject* object, const char* name, Element element, Access access) : name_(name) {
+  const ElementType type = type_of(element);
   // Ask without PyBUF_WRITABLE and look at `readonly` afterwards: the message is then ours.
   if (PyObject_GetBuffer(object, &view_, PyBUF_STRIDES | PyBUF_FORMAT) != 0) {
     PyErr_Clear();
-    raise_type_error("%s: expected a float32 array", name);
+    raise_type_error("%s: expected a %s array", name, type.name);
   }
-  const char* problem = nullptr;
-  const char* format = view_.format == nullptr ? "B" : view_.format;
-  if (std::strcmp(format, "f") != 0 || view_.itemsize != 4) {
-    problem = "dtype is not float32 in native byte order";
+  std::string problem;
+  const std::string format(view_.format == nullptr ? "B" : view_.format);
+  const bool fits = format.size() == 1 && std::strchr(type.formats, format[0]) != nullptr &&
+                    view_.itemsize == type.size;
+  if (!fits) {
+    problem = std::string("dtype is not ") + type.name + " in native byte order";
   } else if (!is_contiguous(view_)) {
     problem = "array is not C-contiguous";
-  } else if (reinterpret_cast<uintptr_t>(view_.buf) % 4 != 0) {
-    problem = "array is not aligned to 4 bytes";
+  } else if (reinterpret_cast<uintptr_t>(view_.buf) % type.size != 0) {
+    problem = "array is not aligned to " + std::to_string(type.size) + " bytes";
   } else if (access == Access::kWrite && view_.readonly) {
     problem = "array is read-only";
   }
-  if (problem != nullptr) {
-    const std::string format_copy(format);
+  if (!problem.empty()) {
     PyBuffer_Release(&view_);
-    raise_type_error("%s: %s (buffer format '%s')", name, problem, format_copy.c_str());
+    raise_type_error("%s: %s (buffer format '%s')", name, problem.c_str(), format.c_str());
   }
 }
 
-void FloatArray::require_shape(const int64_t* shape, int num_dims) const {
+void Array::require_shape(const int64_t* shape, int num_dims) const {
   bool equal = num_dims == view_.ndim;
   for (int i = 0; equal && i < num_dims; ++i) equal = view_.shape[i] == shape[i];
   if (equal) return;
@@ -76,7 +106,7 @@ void FloatArray::require_shape(const int64_t* shape, int num_dims) const {
                    shape_text(shape, num_dims).c_str());
 }
 
-void FloatArray::require_apart_from(const FloatArray& other, bool same_is_fine) const {
+void Array::require_apart_from(const Array& other, bool same_is_fine) const {
   const char* begin = static_cast<const char*>(view_.buf);
   const char* other_begin = static_cast<const char*>(other.view_.buf);
   if (same_is_fine && begin == other_begin && view_.len == other.view_.len) return;

@@ -147,6 +147,10 @@ nb::list usable_instruction_sets() {
 }  // namespace
 }  // namespace octavo
 
+namespace octavo {
+void bind_sampler(nb::module_& module);
+}  // namespace octavo
+
 // Docstrings are in octavo/_native.pyi, where editors and type checkers find them.
 NB_MODULE(_native, module) {
   using octavo::Kernels;
@@ -173,4 +177,6 @@ NB_MODULE(_native, module) {
       .def("log", &Kernels::log, nb::arg("x").none(), nb::arg("out").none())
       .def("tanh", &Kernels::tanh, nb::arg("x").none(), nb::arg("out").none())
       .def("sigmoid", &Kernels::sigmoid, nb::arg("x").none(), nb::arg("out").none());
+
+  octavo::bind_sampler(module);
 }

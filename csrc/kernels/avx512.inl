@@ -71,6 +71,7 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/attention_f32.inl"
 #include "kernels/panels_f32.inl"
 #include "kernels/rows.inl"
+#include "kernels/sampling.inl"
 
 }  // namespace
 
@@ -89,6 +90,7 @@ const KernelTable OCTAVO_KERNEL_TABLE = {product,
                                          panels_f32,
                                          write_kv_f32,
                                          attend_f32,
-                                         merge_chunk};
+                                         merge_chunk,
+                                         sampling_kernels};
 
 }  // namespace octavo

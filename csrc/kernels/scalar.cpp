@@ -62,6 +62,7 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/attention_f32.inl"
 #include "kernels/panels_f32.inl"
 #include "kernels/rows.inl"
+#include "kernels/sampling.inl"
 
 }  // namespace
 
@@ -80,6 +81,7 @@ const KernelTable kScalarKernels = {product,
                                     panels_f32,
                                     write_kv_f32,
                                     attend_f32,
-                                    merge_chunk};
+                                    merge_chunk,
+                                    sampling_kernels};
 
 }  // namespace octavo

@@ -246,12 +246,35 @@ class TestFailures:
         assert tokens.tolist() == [-1, 0]
         assert "penalties" in errors[0]
 
-    def test_an_exception_fails_its_row_alone(self, kernels: Kernels) -> None:
-        rows = [Row(bias={7: 1.0}), Row(bias={1: 9.0}, temperature=0)]
+    @pytest.mark.parametrize(
+        "wrong", [Row(bias={7: 1.0}), Row(bias={-1: 1.0}), Row(seen={2: 1}), Row(seen={-3: 0})]
+    )
+    def test_an_id_that_is_no_token_fails_its_row_alone(
+        self, wrong: Row, kernels: Kernels
+    ) -> None:
+        rows = [wrong, Row(bias={1: 9.0}, temperature=0)]
         tokens, _, errors = sample(array([1.0, 0.0], [1.0, 0.0]), batch_of(rows, 2), kernels)
         assert tokens.tolist() == [-1, 1]
         assert list(errors) == [0]
-        assert "IndexError" in errors[0]
+        assert "a token that the model does not have" in errors[0]
+
+    def test_filters_that_leave_nothing_fail_the_row_alone(self, kernels: Kernels) -> None:
+        rows = [Row(min_p=1.5), Row(temperature=0)]
+        tokens, _, errors = sample(array([1.0, 0.0], [1.0, 0.0]), batch_of(rows, 2), kernels)
+        assert tokens.tolist() == [-1, 0]
+        assert "filters" in errors[0]
+
+    def test_an_exception_fails_its_row_alone(self) -> None:
+        class Broken:
+            def exp(self, x: F32, out: F32) -> None:
+                raise RuntimeError("no exp today")
+
+            def log(self, x: F32, out: F32) -> None: ...
+
+        rows = [Row(top_k=1), Row(temperature=0)]
+        tokens, _, errors = sample(array([1.0, 0.0], [1.0, 0.0]), batch_of(rows, 2), Broken())
+        assert tokens.tolist() == [-1, 0]
+        assert "no exp today" in errors[0]
 
 
 class TestScores:
