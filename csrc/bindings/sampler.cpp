@@ -22,6 +22,8 @@ namespace {
 using Access = Array::Access;
 
 constexpr int64_t kMaxVocabulary = int64_t{1} << 23;  // sums of as many weights fit into int64
+constexpr int64_t kPartOfRow = 16384;                 // logits worth another thread
+constexpr int64_t kMaxParts = 16;
 
 [[noreturn]] void raise_value_error(const std::string& message) {
   throw nb::value_error(message.c_str());
@@ -216,18 +218,22 @@ class NativeSampler {
     const Results results(errors, logprobs, num_top, top_ids, top_logprobs, rows);
     results.require_apart_from(logits);
     results.require_room(batch.arrays.num_logprobs, rows, vocab_size_);
+    RowPeak peak;
+    const bool knows_peak = find_peak_together(logits.data(), rows, &peak);
     struct Task {
       NativeSampler* self;
       const float* logits;
       const SamplingArrays* arrays;
       int32_t* tokens;
       const Results* results;
-    } task{this, logits.data(), &batch.arrays, tokens.data(), &results};
+      const RowPeak* peak;
+    } task{this,          logits.data(), &batch.arrays,
+           tokens.data(), &results,      knows_peak ? &peak : nullptr};
     run(task, rows, [](const Task& task, int64_t row, SamplerWorkspace& workspace) {
       const NativeSampler& self = *task.self;
       SampledRow sampled = task.results->row(row);
       sample_row(*self.set_.kernels, task.logits + row * self.vocab_size_, self.vocab_size_,
-                 task.arrays->row(row), workspace, &sampled);
+                 task.arrays->row(row), workspace, &sampled, task.peak);
       task.tokens[row] = sampled.token;
       task.results->put(row, sampled);
     });
@@ -288,6 +294,36 @@ class NativeSampler {
         if (!place.taken.test_and_set(std::memory_order_acquire)) return place;
       }
     }
+  }
+
+  // The highest logit of a single long row, in parts that threads share. False if that would not
+  // pay.
+  bool find_peak_together(const float* logits, int64_t rows, RowPeak* found) {
+    const int64_t num_parts =
+        std::min<int64_t>({pool_.num_threads(), vocab_size_ / kPartOfRow, kMaxParts});
+    if (rows != 1 || num_parts < 2) return false;
+    struct Task {
+      NativeSampler* self;
+      const float* logits;
+      int64_t part;  // logits
+      std::mutex merging;
+      RowPeak* found;
+      bool is_first;
+    } task{this, logits, 0, {}, found, true};
+    const int64_t num_blocks = SamplerWorkspace::num_blocks(vocab_size_);
+    task.part = (num_blocks + num_parts - 1) / num_parts * kLogitBlock;
+    nb::gil_scoped_release released;
+    pool_.run_released<Task*>(
+        [](Task* const& task, int64_t begin, int64_t end) {
+          const NativeSampler& self = *task->self;
+          const int64_t last = std::min(end * task->part, self.vocab_size_);
+          const RowPeak peak = row_peak(*self.set_.kernels, task->logits, begin * task->part, last);
+          const std::lock_guard<std::mutex> turn(task->merging);
+          *task->found = task->is_first ? peak : merged(*task->found, peak);
+          task->is_first = false;
+        },
+        &task, num_parts, 1);
+    return true;
   }
 
   // Calls function(task, row, workspace) for each row, without the GIL.

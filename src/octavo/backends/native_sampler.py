@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from octavo import _native
+from octavo._native import NativeSampler as NativeRows
+from octavo._native import ThreadPool
 from octavo.backends.base import F32, I32, SamplingBatch, ScoredRows
 from octavo.backends.sampling_failures import BY_CODE
 
@@ -15,11 +16,9 @@ from octavo.backends.sampling_failures import BY_CODE
 class NativeSampler:
     """Draws and scores on one thread pool. Several threads may share it; they take turns."""
 
-    def __init__(
-        self, pool: _native.ThreadPool, vocab_size: int, instruction_set: str = ""
-    ) -> None:
-        """Logits have ``vocab_size`` columns; instruction sets are those of ``_native.Kernels``."""
-        self._native = _native.NativeSampler(pool, vocab_size, instruction_set)
+    def __init__(self, pool: ThreadPool, vocab_size: int, instruction_set: str = "") -> None:
+        """Logits have ``vocab_size`` columns; instruction sets are those of ``Kernels``."""
+        self._native = NativeRows(pool, vocab_size, instruction_set)
         self._vocab_size = vocab_size
 
     def sample(
