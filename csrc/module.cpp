@@ -150,6 +150,10 @@ nb::list usable_instruction_sets() {
 }  // namespace
 }  // namespace octavo
 
+namespace octavo {
+void bind_sampler(nb::module_& module);
+}  // namespace octavo
+
 // Docstrings are in octavo/_native.pyi, where editors and type checkers find them.
 NB_MODULE(_native, module) {
   using octavo::Kernels;
@@ -180,4 +184,5 @@ NB_MODULE(_native, module) {
   octavo::bind_forward(module);
   octavo::bind_products(module);
   octavo::bind_attention(module);
+  octavo::bind_sampler(module);
 }

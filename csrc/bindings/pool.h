@@ -24,6 +24,14 @@ class Pool {
   template <typename Task>
   void run(void (*kernel)(const Task&, int64_t, int64_t), const Task& task, int64_t num_items,
            int64_t block) {
+    nanobind::gil_scoped_release released;
+    run_released(kernel, task, num_items, block);
+  }
+
+  // The same for a caller that has released the GIL already.
+  template <typename Task>
+  void run_released(void (*kernel)(const Task&, int64_t, int64_t), const Task& task,
+                    int64_t num_items, int64_t block) {
     struct Call {
       void (*kernel)(const Task&, int64_t, int64_t);
       const Task* task;

@@ -134,6 +134,7 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/pack.inl"
 #include "kernels/panels_bf16.inl"
 #include "kernels/roofs.inl"
+#include "kernels/sampling.inl"
 
 }  // namespace
 
@@ -175,6 +176,7 @@ const KernelTable kScalarKernels = {product,
                                     write_kv_bf16,
                                     write_kv_int8,
                                     attend_bf16,
-                                    attend_int8};
+                                    attend_int8,
+                                    sampling_kernels};
 
 }  // namespace octavo

@@ -157,6 +157,55 @@ struct RotateTask {
   const float* sines;
 };
 
+// Logits are looked at in blocks of this many from the row's beginning; ranges of a row begin at a
+// multiple of it.
+constexpr int64_t kLogitBlock = 512;
+// Lane l of a block's maxima covers the logits l, l + 16, l + 32, ... of the block.
+constexpr int64_t kMaximaLanes = 16;
+
+// The highest of some logits of a row. Without a NaN only.
+struct RowPeak {
+  float value;
+  int64_t index;  // the lowest, in a tie; within the row
+  bool has_nan;   // then value and index mean nothing
+};
+
+struct PeakTask {
+  const float* x;  // the row
+  float* maxima;   // (blocks of the row, 16), or null
+};
+
+// A weight is exp((x - peak) / temperature), rounded half to even to a multiple of 2^-40.
+struct WeighTask {
+  const float* x;     // the row; no NaN
+  float peak;         // at least every x
+  float temperature;  // > 0
+  int64_t* sums;      // (blocks of the row,)
+};
+
+// exp((x - peak) / temperature) of any numbers.
+struct FractionsTask {
+  const float* x;
+  float peak, temperature;
+  float* out;
+};
+
+struct GatherTask {
+  const float* x;  // the row
+  float threshold;
+  int32_t* ids;  // both with room for kMaximaLanes more than can be found
+  float* values;
+};
+
+// What sampling does with long rows; csrc/sampler/ does the rest.
+struct SamplingKernels {
+  void (*peak)(const PeakTask& task, int64_t begin, int64_t end, RowPeak* found);
+  void (*weigh)(const WeighTask& task, int64_t begin, int64_t end);  // whole blocks, or to the end
+  void (*fractions)(const FractionsTask& task, int64_t count);
+  // Appends the logits >= threshold after the first `count`; returns how many there are then.
+  int64_t (*gather)(const GatherTask& task, int64_t begin, int64_t end, int64_t count);
+};
+
 enum class Activation : int32_t { kSilu, kGeluTanh, kRelu };
 
 struct KernelTable {
@@ -205,6 +254,7 @@ struct KernelTable {
   void (*write_kv_int8)(const KvWriteTask& task);
   void (*attend_bf16)(const ChunkTask& task);
   void (*attend_int8)(const ChunkTask& task);
+  SamplingKernels sampling;
 };
 
 // Defined by the unit of each instruction set.

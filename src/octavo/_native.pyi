@@ -15,6 +15,9 @@ from typing import Any
 
 from numpy import float16, float32, int32, uint8, uint16
 from numpy import float32, int8, int32, uint8, uint16
+from typing import Protocol
+
+from numpy import float32, int32, uint32, uint64
 from numpy.typing import NDArray
 
 def cpu_features() -> dict[str, bool]:
@@ -395,3 +398,68 @@ class AttentionKernels:
         out: NDArray[float32],
     ) -> None:
         """Units of at most 12 rows against one chunk each."""
+
+class _SamplingBatch(Protocol):
+    """The attributes of `octavo.backends.base.SamplingBatch`, which says what they mean."""
+
+    seeds: NDArray[uint64]
+    choices: NDArray[uint32]
+    positions: NDArray[uint32]
+    temperature: NDArray[float32]
+    top_k: NDArray[int32]
+    top_p: NDArray[float32]
+    min_p: NDArray[float32]
+    typical_p: NDArray[float32]
+    repetition_penalty: NDArray[float32]
+    presence_penalty: NDArray[float32]
+    frequency_penalty: NDArray[float32]
+    num_logprobs: NDArray[int32]
+    seen_starts: NDArray[int32]
+    seen_ids: NDArray[int32]
+    seen_counts: NDArray[int32]
+    bias_starts: NDArray[int32]
+    bias_ids: NDArray[int32]
+    bias_values: NDArray[float32]
+    mask_of_row: NDArray[int32]
+    masks: NDArray[uint32]
+
+class NativeSampler:
+    """The sampler of one instruction set on one pool, with memory for one vocabulary.
+
+    `octavo.backends.native_sampler` is for callers; the slow twin is `octavo.backends.sampler`.
+    Arrays that do not fit each other raise TypeError, indices that point nowhere ValueError; an id
+    in a row's penalties or biases that is no token fails the row. Keeps the pool alive.
+    """
+
+    def __init__(self, pool: ThreadPool, vocab_size: int, instruction_set: str = "") -> None:
+        """ValueError unless 1 <= vocab_size <= 2**23; instruction sets as in `Kernels`."""
+
+    @property
+    def instruction_set(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    def sample(
+        self,
+        logits: NDArray[float32],  # (rows, vocab)
+        sampling: _SamplingBatch,
+        tokens: NDArray[int32],  # (rows,) -1 where the row failed
+        errors: NDArray[int32],  # (rows,) indices of sampling_failures.BY_CODE
+        logprobs: NDArray[float32],  # (rows,)
+        num_top: NDArray[int32],  # (rows,) how many of the next two are written
+        top_ids: NDArray[int32],  # (rows, as many as the row that wants most gets)
+        top_logprobs: NDArray[float32],  # like top_ids
+    ) -> None:
+        """Draws a token from each row and scores it. The arrays from `tokens` on are written."""
+
+    def score(
+        self,
+        logits: NDArray[float32],  # (rows, vocab)
+        targets: NDArray[int32],  # (rows,)
+        wanted: NDArray[int32],  # (rows,) how many of the most likely tokens to add
+        errors: NDArray[int32],  # from here on as above
+        logprobs: NDArray[float32],
+        num_top: NDArray[int32],
+        top_ids: NDArray[int32],
+        top_logprobs: NDArray[float32],
+    ) -> None:
+        """Scores known tokens. The arrays from `errors` on are written."""
