@@ -9,10 +9,7 @@
 namespace octavo {
 
 // What one element of an array is. bfloat16 has no name in the buffer protocol: its bits are kU16.
-enum class Element { kF32, kF16, kU16, kU8, kI8, kI32 };
-// What an array may hold, in native byte order.
-enum class Item { kFloat32, kUint8, kInt8, kUint16, kInt32 };
-enum class Element { kF32, kI8, kU8, kU16, kI32, kU32, kI64, kU64 };
+enum class Element { kF32, kF16, kI8, kU8, kU16, kI32, kU32, kI64, kU64 };
 
 // Borrows the memory of an argument through the buffer protocol for the length of one call.
 // Nothing is converted or copied: an argument that does not fit raises TypeError with its name.
@@ -23,12 +20,6 @@ class Array {
   // Throws nanobind::python_error (TypeError) unless `object` is a C-contiguous array of one of
   // `elements` in native byte order, aligned to their size and, for kWrite, writable.
   Array(PyObject* object, const char* name, std::initializer_list<Element> elements, Access access);
-  // Throws nanobind::python_error (TypeError) unless `object` is a C-contiguous array of such items
-  // in native byte order, aligned to their size and, for kWrite, writable.
-  Array(PyObject* object, const char* name, Item item, Access access);
-  // Throws nanobind::python_error (TypeError) unless `object` is a C-contiguous array of these
-  // elements in native byte order, aligned to their size and, for kWrite, writable.
-  Array(PyObject* object, const char* name, Element element, Access access);
   ~Array() { PyBuffer_Release(&view_); }
   Array(const Array&) = delete;
   Array& operator=(const Array&) = delete;
@@ -46,32 +37,12 @@ class Array {
   // Throws ValueError if the two share a byte; with `same_is_fine`, one and the same memory passes.
   void require_apart_from(const Array& other, bool same_is_fine) const;
 
- protected:
-  void* memory() const { return view_.buf; }
-
  private:
   const char* name_;
   Element element_;
   Py_buffer view_;
 };
 
-class FloatArray : public Array {
- public:
-  FloatArray(PyObject* object, const char* name, Access access)
-      : Array(object, name, {Element::kF32}, access) {}
-  float* data() const { return static_cast<float*>(memory()); }
-};
-
-template <typename Type, Item kItem>
-class ArrayOf : public Array {
-  ArrayOf(PyObject* object, const char* name, Access access) : Array(object, name, kItem, access) {}
-  Type* data() const { return static_cast<Type*>(memory()); }
-
-using FloatArray = ArrayOf<float, Item::kFloat32>;
-using Uint8Array = ArrayOf<uint8_t, Item::kUint8>;
-using Int8Array = ArrayOf<int8_t, Item::kInt8>;
-using Uint16Array = ArrayOf<uint16_t, Item::kUint16>;
-using Int32Array = ArrayOf<int32_t, Item::kInt32>;
 template <typename T>
 inline constexpr Element kElementOf = Element::kF32;
 template <>
@@ -90,11 +61,18 @@ template <>
 inline constexpr Element kElementOf<uint64_t> = Element::kU64;
 
 template <typename T>
+class ArrayOf : public Array {
+ public:
   ArrayOf(PyObject* object, const char* name, Access access)
-      : Array(object, name, kElementOf<T>, access) {}
+      : Array(object, name, {kElementOf<T>}, access) {}
   T* data() const { return static_cast<T*>(memory()); }
+};
 
 using FloatArray = ArrayOf<float>;
+using Int8Array = ArrayOf<int8_t>;
+using Uint8Array = ArrayOf<uint8_t>;
+using Uint16Array = ArrayOf<uint16_t>;
+using Int32Array = ArrayOf<int32_t>;
 
 [[noreturn]] void raise_type_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
 

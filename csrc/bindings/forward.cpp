@@ -81,6 +81,19 @@ class PyForward {
     forward_.add_rows(std::move(rows));
   }
 
+  void embed_panels(const std::string& format, Bytes panels, int64_t depth, View out) {
+    const Format kind = format_of(format);
+    auto rows = std::make_unique<EmbedColumns>();
+    rows->embed = embed_of(*set_.kernels, kind);
+    if (rows->embed == nullptr) throw nb::value_error("format: float32 tables are rows");
+    kept_.push_back(nb::cast(panels));
+    rows->panels = panels.data();
+    rows->bytes_of_panel = panel_bytes(kind, padded(depth, depth_unit(kind)));
+    rows->features = depth;
+    rows->out = out;
+    forward_.add_rows(std::move(rows));
+  }
+
   void norm(View x, View out, Floats1 weight, std::optional<Floats1> bias, float eps,
             bool subtracts_mean) {
     auto rows = std::make_unique<NormRows>();
@@ -278,6 +291,8 @@ void bind_forward(nb::module_& module) {
       .def("operand", &PyForward::operand, nb::arg("format"), nb::arg("depth"))
       .def("embed", &PyForward::embed, nb::arg("table").noconvert(), nb::arg("by_position"),
            nb::arg("out"))
+      .def("embed_panels", &PyForward::embed_panels, nb::arg("format"),
+           nb::arg("panels").noconvert(), nb::arg("depth"), nb::arg("out"))
       .def("norm", &PyForward::norm, nb::arg("x"), nb::arg("out"), nb::arg("weight").noconvert(),
            nb::arg("bias").noconvert().none(), nb::arg("eps"), nb::arg("subtracts_mean"))
       .def("prepare", &PyForward::prepare, nb::arg("x"), nb::arg("features"), nb::arg("operand"),

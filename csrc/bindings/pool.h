@@ -40,7 +40,6 @@ class Pool {
       const Call& self = *static_cast<Call*>(context);
       self.kernel(*self.task, begin, end);
     };
-    nanobind::gil_scoped_release released;
     threads_.run(num_items, block, body, &call);
   }
 

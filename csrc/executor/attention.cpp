@@ -8,7 +8,6 @@
 namespace octavo {
 namespace {
 
-constexpr int64_t kMaxHeadDim = 256;
 constexpr int64_t kUnitsAThread = 4;  // with fewer, chunks are shared out
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -102,7 +101,9 @@ Attend::Attend(AttentionKernels kernels, PagePool pool, int64_t layer, float sca
       step_number_(step_number) {}
 
 struct Attend::Rows {
-  alignas(64) float queries[kMaxTileRows * kMaxHeadDim];
+  alignas(64) float queries[kMaxTileRows * kMaxHeadDim];  // in the form that the format wants
+  float scales[kMaxTileRows];
+  int32_t corrections[kMaxTileRows];
   int64_t first[kMaxTileRows];  // absolute positions that a row sees: [first, last)
   int64_t last[kMaxTileRows];
 };
@@ -125,14 +126,22 @@ void Attend::run(int64_t begin, int64_t end, int) {
 
 void Attend::load(const AttentionPlan::Unit& unit, Rows& rows) const {
   const int64_t heads = plan_.heads_of_one();
+  const float* queries[kMaxTileRows];
   for (int r = 0; r < unit.height; ++r) {
     const int64_t row = unit.first_row + r;
     const int64_t token = step_->row_starts[unit.seq] + row / heads;
     const int64_t head = unit.kv_head * heads + row % heads;
-    std::memcpy(rows.queries + r * pool_.head_dim, queries_.row(token) + head * pool_.head_dim,
-                pool_.head_dim * sizeof(float));
+    queries[r] = queries_.row(token) + head * pool_.head_dim;
     rows.last[r] = step_->positions[token] + 1;
     rows.first[r] = plan_.window() == 0 ? 0 : std::max<int64_t>(0, rows.last[r] - plan_.window());
+  }
+  if (kernels_.queries != nullptr) {
+    kernels_.queries(QueriesTask{queries, unit.height, pool_.head_dim, rows.queries, rows.scales,
+                                 rows.corrections});
+    return;
+  }
+  for (int r = 0; r < unit.height; ++r) {
+    std::memcpy(rows.queries + r * pool_.head_dim, queries[r], pool_.head_dim * sizeof(float));
   }
 }
 
@@ -200,6 +209,8 @@ void Attend::attend_chunk(const AttentionPlan::Unit& unit, const Rows& rows, int
   }
   ChunkTask task{};
   task.queries = rows.queries;
+  task.query_scales = rows.scales;
+  task.corrections = rows.corrections;
   task.height = unit.height;
   task.head_dim = pool_.head_dim;
   task.keys = keys;

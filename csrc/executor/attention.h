@@ -1,6 +1,7 @@
 // Attention through pages: one layer's keys and values are written, then read by its queries.
 #pragma once
 
+#include "executor/formats.h"
 #include "executor/pages.h"
 #include "executor/row_calls.h"
 
@@ -57,12 +58,6 @@ struct AttentionParts {
   float* peaks;
   float* sums;
   float* out;
-};
-
-struct AttentionKernels {
-  void (*write_kv)(const KvWriteTask& task);
-  void (*attend)(const ChunkTask& task);
-  void (*merge)(const MergeTask& task);
 };
 
 // Stores the keys and values of a token in its page.

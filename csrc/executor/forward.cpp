@@ -70,14 +70,18 @@ void Forward::add_rows(std::unique_ptr<RowOperation> operation) {
 
 void Forward::add_product(Operand operand, ProductWeights weights, ProductFinish finish) {
   open_rows_ = nullptr;
+  const int64_t bytes = padded(Product::unpacked_bytes(weights.format, weights.depth), kAlignment);
+  if (bytes > unpacked_.stride) {
+    unpacked_.stride = bytes;
+    unpacked_.data = reinterpret_cast<uint8_t*>(take(threads_.num_threads() * bytes / 4));
+  }
   calls_->push_back(std::make_unique<Product>(kernels_, threads_.num_threads(), operand, weights,
-                                              finish, scratch_));
+                                              finish, scratch_, unpacked_));
 }
 
 void Forward::add_write_kv(int pool, int64_t layer, View keys, View values) {
   auto write = std::make_unique<WriteKvRows>();
-  write->kernels =
-      AttentionKernels{kernels_.write_kv_f32, kernels_.attend_f32, kernels_.merge_chunk};
+  write->kernels = attention_of(kernels_, pools_[pool].format);
   write->pool = pools_[pool];
   write->group = pool;
   write->layer = layer;
@@ -98,9 +102,9 @@ void Forward::add_attend(int pool, int64_t layer, int64_t heads_of_one, int64_t 
     parts_floats_ = floats;
     parts_ = AttentionParts{take(rows), take(rows), take(rows * pools_[pool].head_dim)};
   }
-  const AttentionKernels kernels{kernels_.write_kv_f32, kernels_.attend_f32, kernels_.merge_chunk};
-  calls_->push_back(std::make_unique<Attend>(kernels, pools_[pool], layer, scale, queries, out,
-                                             plan, parts_, step_number_));
+  calls_->push_back(std::make_unique<Attend>(attention_of(kernels_, pools_[pool].format),
+                                             pools_[pool], layer, scale, queries, out, plan, parts_,
+                                             step_number_));
 }
 
 AttentionPlan& Forward::plan_of(int pool, int64_t heads_of_one, int64_t window) {

@@ -70,6 +70,7 @@ class Forward {
   AttentionParts parts_{};
   int64_t parts_floats_ = 0;
   float* scratch_ = nullptr;
+  Unpacked unpacked_;
   Calls token_calls_, head_calls_;
   Calls* calls_ = &token_calls_;
   RowCalls* open_rows_ = nullptr;  // the last call, while it may be joined

@@ -31,6 +31,14 @@ void EmbedRows::run(const Step& step, RowTiles tiles, int64_t tile) const {
   }
 }
 
+void EmbedColumns::run(const Step& step, RowTiles tiles, int64_t tile) const {
+  for (int64_t row = tiles.first(tile); row < tiles.first(tile + 1); ++row) {
+    const int64_t token = step.token_ids[row];
+    embed(EmbedTask{panels + token / kPanelColumns * bytes_of_panel,
+                    static_cast<int>(token % kPanelColumns), features, out.row(row)});
+  }
+}
+
 void NormRows::run(const Step&, RowTiles tiles, int64_t tile) const {
   const int64_t first = tiles.first(tile);
   kernels->norm(NormTask{x.row(first), x.stride, out.row(first), out.stride, tiles.height(tile),

@@ -35,6 +35,16 @@ struct EmbedRows final : RowOperation {
   void run(const Step& step, RowTiles tiles, int64_t tile) const override;
 };
 
+// The same from packed weights, where an entry is a column.
+struct EmbedColumns final : RowOperation {
+  void (*embed)(const EmbedTask& task);
+  const uint8_t* panels;
+  int64_t bytes_of_panel;
+  int64_t features;
+  View out;
+  void run(const Step& step, RowTiles tiles, int64_t tile) const override;
+};
+
 struct NormRows final : RowOperation {
   const KernelTable* kernels;
   View x, out;

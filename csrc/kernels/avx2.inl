@@ -67,7 +67,6 @@ constexpr int kVectorsForOneRow = 8;
 constexpr int kUnpackedRows = 2;
 constexpr int kUnpackedVectors = 4;
 
-#include "kernels/attention_avx2.inl"
 #include "kernels/dots_avx2.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"
@@ -79,6 +78,7 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/prepare.inl"
 #include "kernels/rows.inl"
 // Likewise.
+#include "kernels/attention_avx2.inl"
 #include "kernels/pack.inl"
 #include "kernels/panels_bf16.inl"
 #include "kernels/roofs.inl"

@@ -64,7 +64,6 @@ constexpr int kVectorsForOneRow = 8;
 constexpr int kUnpackedRows = 4;
 constexpr int kUnpackedVectors = 4;
 
-#include "kernels/attention_avx512.inl"
 #include "kernels/dots_avx512.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"
@@ -76,6 +75,7 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/prepare.inl"
 #include "kernels/rows.inl"
 // Likewise.
+#include "kernels/attention_avx512.inl"
 #include "kernels/pack.inl"
 #include "kernels/panels_bf16.inl"
 #include "kernels/roofs.inl"

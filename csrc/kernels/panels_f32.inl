@@ -61,11 +61,3 @@ void panels_f32(const PanelsTask& task) {
     }
   }
 }
-
-void prepare_f32(const PrepareTask& task) {
-  for (int row = 0; row < task.to.height; ++row) {
-    const float* from = task.x + row * task.x_stride;
-    float* to = static_cast<float*>(task.to.values) + row * task.depth + task.begin;
-    for (int64_t i = 0; i < task.count; ++i) to[i] = from[i];
-  }
-}

@@ -120,7 +120,6 @@ constexpr int kVectorsForOneRow = 8;
 constexpr int kUnpackedRows = 2;
 constexpr int kUnpackedVectors = 4;
 
-#include "kernels/attention_scalar.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"
 #include "kernels/row_sums.inl"
@@ -131,6 +130,7 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/prepare.inl"
 #include "kernels/rows.inl"
 // Likewise.
+#include "kernels/attention_scalar.inl"
 #include "kernels/pack.inl"
 #include "kernels/panels_bf16.inl"
 #include "kernels/roofs.inl"

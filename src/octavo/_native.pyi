@@ -1,23 +1,16 @@
 """Types and documentation of the native extension (csrc/module.cpp, csrc/bindings).
 
-Arrays are C-contiguous, float32 where nothing else is said, in native byte order; outputs are
-writable. An array that is not raises TypeError with the name of the argument: nothing is converted
-or copied. Outputs that overlap inputs raise ValueError. The GIL is released while kernels run. The slow twins, which say what each
-Arrays are C-contiguous, of the dtype shown, in native byte order; outputs are writable. An array that is not
-raises TypeError with the name of the argument: nothing is converted or copied. Outputs that overlap
-inputs raise ValueError. The GIL is released while kernels run. The slow twins, which say what each
-function computes, are in `octavo.backends.canonical`; every instruction set and every number of
-threads gives their bits (a NaN is a NaN: its payload is not part of the promise).
+Arrays are C-contiguous, of the dtype shown, in native byte order; outputs are writable. An array
+that is not raises TypeError with the name of the argument: nothing is converted or copied. Outputs
+that overlap inputs raise ValueError. The GIL is released while kernels run. The slow twins, which
+say what each function computes, are in `octavo.backends.canonical`; every instruction set and every
+number of threads gives their bits (a NaN is a NaN: its payload is not part of the promise).
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from numpy import float16, float32, int32, uint8, uint16
-from numpy import float32, int8, int32, uint8, uint16
-from typing import Protocol
-
-from numpy import float32, int32, uint32, uint64
+from numpy import float16, float32, int8, int32, uint8, uint16, uint32, uint64
 from numpy.typing import NDArray
 
 def cpu_features() -> dict[str, bool]:
@@ -135,6 +128,15 @@ class Forward:
         by_position: bool,
         out: View,
     ) -> None: ...
+    def embed_panels(
+        self,
+        format: str,
+        panels: NDArray[uint8],  # (bytes of the panels,)
+        depth: int,
+        out: View,
+    ) -> None:
+        """Tokens are columns of packed weights, bf16, w8 or w4."""
+
     def norm(
         self,
         x: View,

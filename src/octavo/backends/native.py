@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo._native import Forward, Kernels, ThreadPool
+from octavo._native import Forward, Kernels, Products, ThreadPool
 from octavo.backends.base import F32, HEAD_BLOCK, I32, Batch, Limits, Rows, ScoredRows, WeightSource
 from octavo.backends.cpu import available_cores
 from octavo.backends.memory import zeroed_bytes
@@ -21,6 +21,7 @@ from octavo.core.errors import ConfigError
 from octavo.core.kv_layout import PAGE_SIZE, KVGroup
 from octavo.program.fuse import Fusions, fuse
 from octavo.program.ir import Program
+from octavo.weights.recipes import describe, formats_of
 
 VERSION = 1
 """Raised by every change that changes bits."""
@@ -33,6 +34,8 @@ class NativeBackend:
     Args:
         num_threads: None: one for each core that this process may use. Never changes a bit.
         instruction_set: empty: the best there is.
+        weights: the format of the weights: f32, bf16, w8 or w4 (``weights/recipes.py``).
+        kv: the format of keys and values: f32, bf16 or int8.
         fusions: which neighbours are computed together. Never changes a bit.
 
     Raises:
@@ -45,8 +48,13 @@ class NativeBackend:
         self,
         num_threads: int | None = None,
         instruction_set: str = "",
+        *,
+        weights: str = "f32",
+        kv: str = "f32",
         fusions: Fusions | None = None,
     ) -> None:
+        self._weights = weights
+        self._kv = kv
         self._pool = ThreadPool(num_threads or available_cores())
         try:
             self._kernels = Kernels(self._pool, instruction_set)
@@ -60,7 +68,16 @@ class NativeBackend:
         Raises:
             ModelError: a weight cannot be loaded.
         """
-        return NativeExecutable(program, weights, limits, self._pool, self._kernels, self._fusions)
+        return NativeExecutable(
+            program,
+            weights,
+            limits,
+            self._pool,
+            self._kernels,
+            self._weights,
+            self._kv,
+            self._fusions,
+        )
 
 
 class NativeExecutable:
@@ -73,15 +90,21 @@ class NativeExecutable:
         limits: Limits,
         pool: ThreadPool,
         kernels: Kernels,
+        weight_format: str,
+        kv_format: str,
         fusions: Fusions,
     ) -> None:
         self.kv_groups = program.kv_groups()
         self._kernels = kernels
+        uses_bf16 = "bf16" in (weight_format, kv_format)
+        self._family = "any" if not uses_bf16 else _bf16_family(kernels.instruction_set)
         self._vocab_size = program.vocab_size
         self._program_digest = program.digest()
         self._source = weights
         self._pages = [
-            zeroed_bytes(limits.num_pages * _page_bytes(group)).reshape(limits.num_pages, -1)
+            zeroed_bytes(limits.num_pages * page_bytes(group, kv_format)).reshape(
+                limits.num_pages, -1
+            )
             for group in self.kv_groups
         ]
         forward = Forward(
@@ -92,8 +115,19 @@ class NativeExecutable:
             max_model_len=limits.max_model_len,
             joins_rows=fusions.stack,
         )
-        layout = Layout(forward, weights, self.kv_groups, self._pages)
-        layout.lay_out(fuse(program, fusions))
+        formats = formats_of(program, weight_format)
+        self._weight_format = describe(weight_format)
+        self._kv_format = kv_format
+        layout = Layout(
+            forward,
+            weights,
+            Products(pool, kernels.instruction_set),
+            formats,
+            self.kv_groups,
+            self._pages,
+            kv_format,
+        )
+        layout.lay_out(fuse(program, fusions, lambda linear: formats[linear.weight]))
         self._forward = forward
         self._logits_view = layout.logits
         self._rope_digest = layout.rope_digest()
@@ -103,11 +137,11 @@ class NativeExecutable:
         """What decides the bits of keys and values; asks for the weights' fingerprint."""
         return {
             "backend": f"{NativeBackend.name} {VERSION}",
-            "instruction_set": "any",
-            "kv_format": f"f32 panels {KV_LAYOUT_VERSION}",
+            "instruction_set": self._family,
+            "kv_format": f"{self._kv_format} panels {KV_LAYOUT_VERSION}",
             "program": self._program_digest,
             "rope": self._rope_digest,
-            "weight_format": "f32",
+            "weight_format": self._weight_format,
             "weights": self._source.fingerprint,
         }
 
@@ -162,5 +196,16 @@ class NativeExecutable:
             )
 
 
-def _page_bytes(group: KVGroup) -> int:
-    return len(group.layers) * 2 * group.num_kv_heads * PAGE_SIZE * group.head_dim * 4
+def page_bytes(group: KVGroup, kv_format: str) -> int:
+    """Bytes of one page of a KV group (csrc/kernels/layout.h)."""
+    of_token = {
+        "f32": 4 * group.head_dim,
+        "bf16": 2 * group.head_dim,
+        "int8": -(-group.head_dim // 4) * 4 + 4,
+    }
+    return len(group.layers) * 2 * group.num_kv_heads * PAGE_SIZE * of_token[kv_format]
+
+
+def _bf16_family(instruction_set: str) -> str:
+    """bf16 products round denormals away where one instruction computes them."""
+    return "bf16" if instruction_set == "avx512bf16" else "fma"

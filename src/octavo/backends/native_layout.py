@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo._native import Forward, Operand, View
+from octavo._native import Forward, Operand, Products, View
 from octavo.backends.base import F32, WeightSource
 from octavo.backends.memory import zeroed_bytes
 from octavo.backends.rotary import rotary_tables
-from octavo.core.errors import UnsupportedModel
+from octavo.core.errors import ModelError, UnsupportedModel
 from octavo.core.kv_layout import KVGroup
 from octavo.program.fuse import Fused, FusedOperation, Product
 from octavo.program.ir import (
@@ -39,9 +39,11 @@ from octavo.program.ir import (
     Weight,
     inputs_of,
 )
+from octavo.weights.formats import FORMATS, PANEL_COLUMNS
 
-PANEL_COLUMNS = 32
 MAX_HEAD_DIM = 256
+OPERANDS = {"f32": "f32", "bf16": "bf16", "w8": "int8", "w4": "int8"}
+"""The operands of products, by the format of the weights."""
 
 _NO_BIAS = np.float32(-0.0)
 """Added to a number it changes nothing, not even the sign of a zero."""
@@ -63,13 +65,19 @@ class Layout:
         self,
         forward: Forward,
         weights: WeightSource,
+        packer: Products,
+        formats: dict[Weight, str],
         groups: tuple[KVGroup, ...],
         pages: list[NDArray[np.uint8]],
+        kv_format: str,
     ) -> None:
         self.weight_bytes = 0
         self.logits: View
         self._forward = forward
         self._source = weights
+        self._packer = packer
+        self._formats = formats
+        self._packed: dict[Weight, NDArray[np.uint8]] = {}
         self._loaded: dict[Weight, F32] = {}
         self._rotary: dict[RotaryTable, tuple[F32, F32]] = {}
         self._views: dict[int, View] = {}
@@ -78,7 +86,8 @@ class Layout:
         self._operands: dict[tuple[RowKind, str, int, bool], Operand] = {}
         self._operand_of: dict[int, Operand] = {}  # values that are operands only
         self._last_reader: dict[int, int] = {}
-        self._only_multiplied: set[int] = set()
+        self._only_multiplied: dict[int, Product] = {}
+        self._prepared: dict[tuple[RowKind, str, int], int] = {}  # what an operand holds
         self._place_of_layer: dict[int, tuple[int, int]] = {}
         self._windows: dict[int, int] = {}
         for group, memory in zip(groups, pages, strict=True):
@@ -89,7 +98,7 @@ class Layout:
                     hint="use backend='reference'",
                 )
             number = forward.pool(
-                memory.reshape(-1), len(group.layers), group.num_kv_heads, group.head_dim, "f32"
+                memory.reshape(-1), len(group.layers), group.num_kv_heads, group.head_dim, kv_format
             )
             self._windows[number] = group.window or 0
             for index, layer in enumerate(group.layers):
@@ -123,8 +132,7 @@ class Layout:
         forward = self._forward
         match operation:
             case Embed():
-                by_position = operation.by is EmbedBy.POSITION
-                forward.embed(self._load(operation.table), by_position, self._new(value, operation))
+                self._embed(operation, self._new(value, operation))
             case Norm():
                 bias = None if operation.bias is None else self._load(operation.bias)
                 forward.norm(
@@ -169,6 +177,15 @@ class Layout:
             case _:
                 raise AssertionError(f"{operation} is no operation of the native backend")
 
+    def _embed(self, operation: Embed, out: View) -> None:
+        table, by_position = operation.table, operation.by is EmbedBy.POSITION
+        form = self._formats.get(table, "f32")
+        if form == "f32" or by_position:
+            self._forward.embed(self._load(table), by_position, out)
+            return
+        _, features = table.shape
+        self._forward.embed_panels(form, self._panels(table).reshape(-1), features, out)
+
     def _attend(self, value: int, operation: Attend) -> None:
         pool, layer = self._place_of_layer[operation.layer]
         keys, values = self._views[operation.k.index], self._views[operation.v.index]
@@ -185,20 +202,22 @@ class Layout:
 
     def _product(self, index: int, values: tuple[int, ...], product: Product) -> None:
         rows, depth = product.x.rows, product.x.features
-        operand = self._operand(product.x)
+        form = self._formats[product.parts[0].weight]
+        operand = self._operand(product.x, form)
         panels, bias = self._pack(product)
-        num_panels = sum(-(-part.shape[1] // PANEL_COLUMNS) for part in product.parts)
-        shared = (operand, "f32", panels, num_panels, depth, bias)
+        shared = (operand, form, panels.reshape(-1), len(panels), depth, bias)
         if product.gate is not None:
             features = product.gate.up.features
             function = product.gate.function.value
-            if values[0] in self._only_multiplied:
-                following = self._operand_memory(rows, features, gated=True)
-                self._operand_of[values[0]] = following
-                self._forward.product_gated(*shared, function, None, following, "f32", features)
+            following = self._only_multiplied.get(values[0])
+            if following is not None:
+                next_form = self._formats[following.parts[0].weight]
+                memory = self._operand_memory(rows, features, next_form, gated=True)
+                self._operand_of[values[0]] = memory
+                self._forward.product_gated(*shared, function, None, memory, next_form, features)
             else:
                 out = self._take(values, rows, features)
-                self._forward.product_gated(*shared, function, out, None, "f32", features)
+                self._forward.product_gated(*shared, function, out, None, form, features)
         elif product.addend is not None:
             addend = self._views[product.addend.index]
             if self._last_reader[product.addend.index] == index:
@@ -207,7 +226,7 @@ class Layout:
                 out = self._take(values, rows, product.addend.features)
             self._forward.product_added(*shared, addend, out)
         else:
-            out = self._take(values, rows, num_panels * PANEL_COLUMNS)
+            out = self._take(values, rows, len(panels) * PANEL_COLUMNS)
             self._forward.product(*shared, out)
             column = 0
             for value, part in zip(values, product.parts, strict=True):
@@ -216,19 +235,22 @@ class Layout:
             if isinstance(product.parts[0], Logits):
                 self.logits = out
 
-    def _operand(self, value: Value) -> Operand:
+    def _operand(self, value: Value, form: str) -> Operand:
         """The value as the operand of a product; prepared now, unless it was made as one."""
         if value.index in self._operand_of:
             return self._operand_of[value.index]
-        operand = self._operand_memory(value.rows, value.features, gated=False)
-        self._forward.prepare(self._views[value.index], value.features, operand, "f32")
+        operand = self._operand_memory(value.rows, value.features, form, gated=False)
+        held = self._prepared.get((value.rows, OPERANDS[form], value.features))
+        if held != value.index:
+            self._forward.prepare(self._views[value.index], value.features, operand, form)
+            self._prepared[value.rows, OPERANDS[form], value.features] = value.index
         return operand
 
-    def _operand_memory(self, rows: RowKind, features: int, *, gated: bool) -> Operand:
+    def _operand_memory(self, rows: RowKind, features: int, form: str, *, gated: bool) -> Operand:
         # A gated product reads one operand while it writes another.
-        key = rows, "f32", features, gated
+        key = rows, OPERANDS[form], features, gated
         if key not in self._operands:
-            self._operands[key] = self._forward.operand("f32", features)
+            self._operands[key] = self._forward.operand(form, features)
         return self._operands[key]
 
     # Memory of values.
@@ -283,7 +305,7 @@ class Layout:
 
     def _pack(self, product: Product) -> tuple[NDArray[np.uint8], F32 | None]:
         """The panels of all parts and their biases; those of a gate take turns."""
-        packed = [_panels(self._source.load(part.weight)) for part in product.parts]
+        packed = [self._panels(part.weight) for part in product.parts]
         biases = [getattr(part, "bias", None) for part in product.parts]
         columns = []
         for panels, bias in zip(packed, biases, strict=True):
@@ -292,18 +314,39 @@ class Layout:
                 loaded = self._source.load(bias)
                 padded[: len(loaded)] = loaded
             columns.append(padded.reshape(-1, PANEL_COLUMNS))
-        if product.gate is not None:
-            panels, bias_panels = (
-                np.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:]) for pair in (packed, columns)
-            )
-        else:
-            panels, bias_panels = np.concatenate(packed), np.concatenate(columns)
-        memory = zeroed_bytes(panels.nbytes)
-        memory[:] = panels.reshape(-1).view(np.uint8)
-        self.weight_bytes += memory.nbytes
+        all_panels = packed[0]
+        if len(packed) > 1:
+            all_panels = _aligned((sum(map(len, packed)), packed[0].shape[1]))
+            if product.gate is not None:
+                all_panels[0::2], all_panels[1::2] = packed
+            else:
+                np.concatenate(packed, out=all_panels)
+            for part in product.parts:  # the stacked ones stay
+                del self._packed[part.weight]
         if all(bias is None for bias in biases):
-            return memory, None
-        return memory, np.ascontiguousarray(bias_panels.reshape(-1))
+            return all_panels, None
+        bias_panels = np.concatenate(columns)
+        if product.gate is not None:
+            bias_panels = np.stack(columns, axis=1)
+        return all_panels, np.ascontiguousarray(bias_panels.reshape(-1))
+
+    def _panels(self, weight: Weight) -> NDArray[np.uint8]:
+        """A matrix in panels, packed once: (panels, bytes of one).
+
+        Raises:
+            ModelError: a weight is NaN or infinite.
+        """
+        if weight not in self._packed:
+            form = FORMATS[self._formats[weight]]
+            panels = _aligned(form.shape(*weight.shape))
+            if not self._packer.pack(form.name, self._source.load(weight), panels):
+                raise ModelError(
+                    f"tensor {weight.tensor!r} holds NaN or infinity",
+                    hint="the checkpoint is damaged; fetch it again",
+                )
+            self._packed[weight] = panels
+            self.weight_bytes += panels.nbytes
+        return self._packed[weight]
 
     def _rotary_tables(self, table: RotaryTable) -> tuple[F32, F32]:
         if table not in self._rotary:
@@ -317,23 +360,19 @@ def _inputs(operation: FusedOperation) -> tuple[Value, ...]:
     return inputs_of(operation)
 
 
-def _only_multiplied(fused: Fused) -> set[int]:
-    """The values that a single product reads, as what it multiplies, and nothing else."""
+def _only_multiplied(fused: Fused) -> dict[int, Product]:
+    """The values that a single product reads, as what it multiplies, and which product that is."""
     readers: dict[int, list[FusedOperation]] = {}
     for _, operation in fused.operations:
         for value in _inputs(operation):
             readers.setdefault(value.index, []).append(operation)
     return {
-        number
+        number: first
         for number, (first, *others) in readers.items()
         if not others and isinstance(first, Product) and first.x.index == number
     }
 
 
-def _panels(weight: F32) -> F32:
-    """(out, in) to (panels, in, 32), the last panel filled up with zeros."""
-    num_out, depth = weight.shape
-    num_panels = -(-num_out // PANEL_COLUMNS)
-    padded = np.zeros((num_panels * PANEL_COLUMNS, depth), np.float32)
-    padded[:num_out] = weight
-    return np.ascontiguousarray(padded.reshape(num_panels, PANEL_COLUMNS, depth).transpose(0, 2, 1))
+def _aligned(shape: tuple[int, int]) -> NDArray[np.uint8]:
+    rows, columns = shape
+    return zeroed_bytes(rows * columns).reshape(shape)
