@@ -32,8 +32,10 @@ inline int64_t repeat_over(int64_t repeats, Step step) {
 
 int64_t roof_int8(const uint8_t* memory, int64_t repeats, float* out) {
   Dots::Sums sums[kDotRows][2];
+#pragma GCC unroll 16
   for (int r = 0; r < kDotRows; ++r) {
-    for (int v = 0; v < 2; ++v) sums[r][v] = Dots::start(2 * r + v);
+    sums[r][0] = Dots::start(2 * r);
+    sums[r][1] = Dots::start(2 * r + 1);
   }
   const auto* signed_memory = reinterpret_cast<const int8_t*>(memory);
   const Dots::Four fours[2] = {Dots::four(signed_memory), Dots::four(signed_memory + 4)};
@@ -46,8 +48,10 @@ int64_t roof_int8(const uint8_t* memory, int64_t repeats, float* out) {
     }
   });
   Floats::Vector total = Floats::set(0.0f);
-  for (auto& row : sums) {
-    for (auto& sum : row) total = Floats::add(total, Floats::to_floats(Dots::total(sum)));
+#pragma GCC unroll 16
+  for (int r = 0; r < kDotRows; ++r) {
+    total = Floats::add(total, Floats::to_floats(Dots::total(sums[r][0])));
+    total = Floats::add(total, Floats::to_floats(Dots::total(sums[r][1])));
   }
   Floats::store(out, total);
   return done * Dots::kLanes * 4;
@@ -55,8 +59,10 @@ int64_t roof_int8(const uint8_t* memory, int64_t repeats, float* out) {
 
 int64_t roof_bf16(const uint8_t* memory, int64_t repeats, float* out) {
   Floats::Vector sums[kPairRows][2];
+#pragma GCC unroll 16
   for (int r = 0; r < kPairRows; ++r) {
-    for (int v = 0; v < 2; ++v) sums[r][v] = Floats::set(static_cast<float>(2 * r + v));
+    sums[r][0] = Floats::set(static_cast<float>(2 * r));
+    sums[r][1] = Floats::set(static_cast<float>(2 * r + 1));
   }
   const auto* words = reinterpret_cast<const uint32_t*>(memory);
   const PairDots::Two twos[2] = {PairDots::two(words), PairDots::two(words + 1)};
@@ -70,8 +76,9 @@ int64_t roof_bf16(const uint8_t* memory, int64_t repeats, float* out) {
     }
   });
   Floats::Vector total = Floats::set(0.0f);
-  for (auto& row : sums) {
-    for (auto& sum : row) total = Floats::add(total, sum);
+#pragma GCC unroll 16
+  for (int r = 0; r < kPairRows; ++r) {
+    total = Floats::add(Floats::add(total, sums[r][0]), sums[r][1]);
   }
   Floats::store(out, total);
   return done * Floats::kLanes * 2;
@@ -79,8 +86,10 @@ int64_t roof_bf16(const uint8_t* memory, int64_t repeats, float* out) {
 
 int64_t roof_f32(const uint8_t* memory, int64_t repeats, float* out) {
   Floats::Vector sums[kPairRows][2];
+#pragma GCC unroll 16
   for (int r = 0; r < kPairRows; ++r) {
-    for (int v = 0; v < 2; ++v) sums[r][v] = Floats::set(static_cast<float>(2 * r + v));
+    sums[r][0] = Floats::set(static_cast<float>(2 * r));
+    sums[r][1] = Floats::set(static_cast<float>(2 * r + 1));
   }
   const auto* floats = reinterpret_cast<const float*>(memory);
   const Floats::Vector values[2] = {Floats::set(floats[0]), Floats::set(floats[1])};
@@ -94,8 +103,9 @@ int64_t roof_f32(const uint8_t* memory, int64_t repeats, float* out) {
     }
   });
   Floats::Vector total = Floats::set(0.0f);
-  for (auto& row : sums) {
-    for (auto& sum : row) total = Floats::add(total, sum);
+#pragma GCC unroll 16
+  for (int r = 0; r < kPairRows; ++r) {
+    total = Floats::add(Floats::add(total, sums[r][0]), sums[r][1]);
   }
   Floats::store(out, total);
   return done * Floats::kLanes;
