@@ -129,8 +129,8 @@ inline void pack_group_w8(const Slab& slab, uint8_t* to) {
 
 // What the scale that maps the largest weight to -8 or 7 is multiplied by; the first of the best
 // is taken.
-constexpr float kShrinkFactors[] = {1.0f,    0.96875f, 0.9375f, 0.90625f, 0.875f, 0.84375f,
-                                    0.8125f, 0.78125f, 0.75f,   1.0625f,  1.125f};
+constexpr float kShrinkFactors[] = {1.0f,    0.96875f, 0.9375f, 0.90625f, 0.875f,     0.84375f,
+                                    0.8125f, 0.78125f, 0.75f,   1.0625f,  8.0f / 7.0f};
 
 inline void pack_small_group_w4(const float (*weights)[kPanelColumns], uint8_t* to) {
   alignas(64) float bases[kPanelColumns];

@@ -11,7 +11,7 @@ inline void multiply_bf16(const uint32_t* pairs, int64_t height, const uint8_t* 
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) sums[r][0] = sums[r][1] = Floats::set(0.0f);
   const uint8_t* weights = panel + pair * kLanes * 4;
-#pragma GCC unroll 2
+#pragma GCC unroll 1
   for (int64_t k = 0; k < depth / 2; ++k) {
     const PairDots::Weights first = PairDots::load(weights);
     const PairDots::Weights second = PairDots::load(weights + kStep / 2);

@@ -82,8 +82,11 @@ inline void multiply_pair(const RowBlock& block, int pair) {
       for (int c = 1; c < kChains; ++c) sums[c][r][0] = sums[c][r][1] = Dot::start(0);
     }
     const uint8_t* fours = group + kPanelColumns * 2 + pair * kLanes * 4;
+    // Were the number of turns known, gcc 12 would copy all sums in each of them.
+    int turns = Format::kDepth / 4 / kUnroll;
+    asm("" : "+r"(turns));
 #pragma GCC unroll 1
-    for (int k = 0; k < Format::kDepth / 4; k += kUnroll) {
+    for (; turns > 0; --turns) {
 #pragma GCC unroll 16
       for (int u = 0; u < kUnroll; ++u) {
         const uint8_t* four = fours + u * Format::kStep;

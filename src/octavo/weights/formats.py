@@ -40,10 +40,10 @@ _LARGEST_SCALE = np.float16(65504.0)
 
 SHRINK_FACTORS = (
     *(1.0, 0.96875, 0.9375, 0.90625, 0.875, 0.84375, 0.8125, 0.78125, 0.75),
-    *(1.0625, 1.125),
+    *(1.0625, 8 / 7),
 )
 """What the scale that maps the largest weight of a group to -8 is multiplied by, in the order in
-which the first of the best wins."""
+which the first of the best wins; 8 / 7 maps it to -7, so that both signs reach as far."""
 
 
 @dataclass(frozen=True, slots=True)
