@@ -22,6 +22,8 @@
 constexpr int kPageVectors = kPageTokens / Floats::kLanes;
 constexpr int kPagePairs = kPageTokens / 2;
 constexpr int kChunkPairs = kChunkTokens / 2;
+constexpr int kPagesAhead = 4;
+constexpr int kLineBytes = 64;
 constexpr uint32_t kWholePage = (1u << kPageTokens) - 1;
 
 // e^x for x <= 0, at most 2 ulp off; 0 below -86, where results would soon be denormal. A NaN
@@ -97,6 +99,48 @@ struct SeenPages {
   }
 };
 
+// Fetches memory into the cache in the order in which this unit and the next one read it, a few
+// pages ahead and at the pace at which they are read. A processor does not foresee where the next
+// page lies, and has read half of it before it sees that it is read in order.
+class Stream {
+ public:
+  Stream(const ChunkTask& task, const SeenPages& seen, int64_t page_bytes)
+      : page_bytes_(page_bytes) {
+    for (int i = 0; i < seen.count; ++i) pages_[count_++] = seen.pages[i].keys;
+    for (int i = 0; i < seen.count; ++i) pages_[count_++] = seen.pages[i].values;
+    for (int i = 0; i < task.num_next_keys; ++i) {
+      if (task.next_keys[i] != nullptr) pages_[count_++] = task.next_keys[i];
+    }
+    if (count_ == 0) return;
+    start(0);
+    const int64_t lines = kPagesAhead * lines_of_page();
+    for (int64_t i = 0; i < lines; ++i) fetch(1);
+  }
+
+  int64_t lines_of_page() const { return (page_bytes_ + kLineBytes - 1) / kLineBytes; }
+
+  // The next few lines. At the end it stays where it is.
+  void fetch(int64_t lines) {
+    for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(at_ + i * kLineBytes);
+    at_ += lines * kLineBytes;
+    if (at_ >= end_) start(index_ + 1 < count_ ? index_ + 1 : index_);
+  }
+
+ private:
+  void start(int index) {
+    index_ = index;
+    at_ = pages_[index];
+    end_ = at_ + page_bytes_;
+  }
+
+  const uint8_t* pages_[3 * kChunkPages];
+  int count_ = 0;
+  int index_ = 0;
+  int64_t page_bytes_;
+  const uint8_t* at_ = nullptr;
+  const uint8_t* end_ = nullptr;
+};
+
 // Turns a number in [1, kMax] into a template argument.
 template <int kNumber>
 struct Constant {
@@ -117,6 +161,7 @@ struct Bf16Pages {
   using Sum = Floats::Vector;
   static constexpr bool kValuesMayBeNan = true;
 
+  static constexpr KvFormat kFormat = KvFormat::kBf16;
   static int64_t num_steps(int64_t head_dim) { return head_dim / 2; }
   static Sum start(const ChunkTask&, int) { return Floats::set(0.0f); }
   static float factor(const ChunkTask& task, int) { return task.scale; }
@@ -140,6 +185,7 @@ struct Int8Pages {
   using Sum = Floats::Ints;
   static constexpr bool kValuesMayBeNan = false;  // their scales may, and those are the weights'
 
+  static constexpr KvFormat kFormat = KvFormat::kInt8;
   static int64_t num_steps(int64_t head_dim) { return (head_dim + 3) / 4; }
   static Sum start(const ChunkTask& task, int row) {
     return Floats::set_ints(static_cast<uint32_t>(task.corrections[row]));
@@ -197,7 +243,7 @@ inline void read_queries(const ChunkTask& task, Workspace<Pages>& space) {
 // Scores of kRows rows from `row` on against kPages pages from `page` on.
 template <typename Pages, int kRows, int kPages>
 inline void score_block(const ChunkTask& task, const SeenPages& seen, int row, int page,
-                        Workspace<Pages>& space) {
+                        Stream& stream, Workspace<Pages>& space) {
   using Dots = typename Pages::Dots;
   const SeenPage* const pages = seen.pages + page;
   typename Pages::Sum sums[kRows][kPages][kPageVectors];
@@ -221,6 +267,7 @@ inline void score_block(const ChunkTask& task, const SeenPages& seen, int row, i
         keys[p][v] = Dots::load(pages[p].keys + (i * kPageTokens + v * Floats::kLanes) * 4);
       }
     }
+    stream.fetch(kPages);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const typename Dots::Spread spread = Dots::spread(query + r);
@@ -257,7 +304,8 @@ inline void score_block(const ChunkTask& task, const SeenPages& seen, int row, i
 }
 
 template <typename Pages>
-void score_pages(const ChunkTask& task, const SeenPages& seen, Workspace<Pages>& space) {
+void score_pages(const ChunkTask& task, const SeenPages& seen, Stream& stream,
+                 Workspace<Pages>& space) {
   for (int r = 0; r < task.height; ++r) space.peaks[r] = Floats::set(-__builtin_inff());
   const int num_tiles = (task.height + kScoreRows - 1) / kScoreRows;
   for (int tile = 0; tile < num_tiles; ++tile) {
@@ -268,11 +316,11 @@ void score_pages(const ChunkTask& task, const SeenPages& seen, Workspace<Pages>&
       constexpr int kPages = score_pages_at_once(kRows);
       int page = 0;
       for (; page + kPages <= seen.count; page += kPages) {
-        score_block<Pages, kRows, kPages>(task, seen, row, page, space);
+        score_block<Pages, kRows, kPages>(task, seen, row, page, stream, space);
       }
       if constexpr (kPages > 1) {
         for (; page < seen.count; ++page) {
-          score_block<Pages, kRows, 1>(task, seen, row, page, space);
+          score_block<Pages, kRows, 1>(task, seen, row, page, stream, space);
         }
       }
     });
@@ -281,7 +329,8 @@ void score_pages(const ChunkTask& task, const SeenPages& seen, Workspace<Pages>&
 
 // Peaks, weights and their sums.
 template <typename Pages>
-void score_weights(const ChunkTask& task, const SeenPages& seen, Workspace<Pages>& space) {
+void score_weights(const ChunkTask& task, const SeenPages& seen, Stream& stream,
+                   Workspace<Pages>& space) {
   for (int r = 0; r < task.height; ++r) {
     // + 0 turns -0 into +0: which of two zeros is the larger depends on the order of lanes.
     const float peak = largest_lane(space.peaks[r]) + 0.0f;
@@ -292,6 +341,7 @@ void score_weights(const ChunkTask& task, const SeenPages& seen, Workspace<Pages
     for (int v = 0; v < kPageVectors; ++v) sums[v] = Floats::set(0.0f);
     for (int page = 0; page < seen.count; ++page) {
       const SeenPage& one = seen.pages[page];
+      stream.fetch(1);
 #pragma GCC unroll 16
       for (int v = 0; v < kPageVectors; ++v) {
         const int token = v * Floats::kLanes;
@@ -329,7 +379,7 @@ inline void add_pair(const Pairs::Lanes (&values)[kVectors], const Pairs::Elemen
 // first `count` columns of one vector.
 template <typename Pages, int kRows, int kVectors, bool kMasked>
 inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::Element* weights,
-                        int64_t column, int64_t count, float* out) {
+                        int64_t column, int64_t count, Stream& stream, float* out) {
   static_assert(!kMasked || kVectors == 1);
   Vector sums[kRows][kVectors];
 #pragma GCC unroll 16
@@ -345,10 +395,13 @@ inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::El
       return Pages::load(p);
     }
   };
+  // The first columns fetch the whole rows of pages to come.
+  const int64_t lines = column == 0 ? (stream.lines_of_page() + kPagePairs - 1) / kPagePairs : 0;
   for (int page = 0; page < seen.count; ++page, weights += kPagePairs) {
     const SeenPage& one = seen.pages[page];
     if (!Pages::kValuesMayBeNan || one.tokens == kWholePage) {
       for (int pair = 0; pair < kPagePairs; ++pair) {
+        if (lines != 0) stream.fetch(lines);
         Pairs::Lanes values[kVectors];
 #pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) values[v] = load(one.values, pair, v);
@@ -385,18 +438,19 @@ inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::El
 // All columns of `rows` rows.
 template <typename Pages, int kMaxRows>
 inline void add_values(int64_t head_dim, const SeenPages& seen, const Pairs::Element* weights,
-                       int rows, float* out) {
+                       int rows, Stream& stream, float* out) {
   with_constant<kMaxRows>(rows, [&](auto constant) {
     constexpr int kRows = decltype(constant)::kValue;
     constexpr int kVectors = value_vectors_at_once(kRows);
     int64_t column = 0;
     for (; column + kVectors * Floats::kLanes <= head_dim; column += kVectors * Floats::kLanes) {
-      value_block<Pages, kRows, kVectors, false>(head_dim, seen, weights, column, 0, out);
+      value_block<Pages, kRows, kVectors, false>(head_dim, seen, weights, column, 0, stream, out);
     }
     for (; column < head_dim; column += Floats::kLanes) {
       const int64_t count = head_dim - column;
       value_block<Pages, kRows, 1, true>(head_dim, seen, weights, column,
-                                         count < Floats::kLanes ? count : Floats::kLanes, out);
+                                         count < Floats::kLanes ? count : Floats::kLanes, stream,
+                                         out);
     }
   });
 }
@@ -405,14 +459,16 @@ template <typename Pages>
 void attend(const ChunkTask& task) {
   const SeenPages seen(task);
   Workspace<Pages> space;
+  Stream stream(task, seen, kv_bytes(Pages::kFormat, task.head_dim));
   read_queries(task, space);
-  score_pages(task, seen, space);
-  score_weights(task, seen, space);
+  score_pages(task, seen, stream, space);
+  score_weights(task, seen, stream, space);
   if (Pages::kValuesMayBeNan && !task.values_are_finite) {
     // A weight of 0 would not keep a NaN out: each row is given only what it sees.
     for (int r = 0; r < task.height; ++r) {
       const SeenPages own(seen, task.first[r], task.last[r]);
-      add_values<Pages, 1>(task.head_dim, own, space.weights[r], 1, task.out + r * task.head_dim);
+      add_values<Pages, 1>(task.head_dim, own, space.weights[r], 1, stream,
+                           task.out + r * task.head_dim);
     }
     return;
   }
@@ -420,7 +476,7 @@ void attend(const ChunkTask& task) {
   for (int tile = 0; tile < num_tiles; ++tile) {
     const int row = tile * task.height / num_tiles;
     const int rows = (tile + 1) * task.height / num_tiles - row;
-    add_values<Pages, kValueRows>(task.head_dim, seen, space.weights[row], rows,
+    add_values<Pages, kValueRows>(task.head_dim, seen, space.weights[row], rows, stream,
                                   task.out + row * task.head_dim);
   }
 }
