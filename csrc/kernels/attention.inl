@@ -69,25 +69,41 @@ struct SeenPages {
   int count = 0;
 
   explicit SeenPages(const ChunkTask& task) {
-    int begin = kChunkTokens;
+    int begin = kChunkTokens;  // of all rows together
     int end = 0;
+    int common_begin = 0;  // of what every row sees
+    int common_end = kChunkTokens;
+    bool all_see = true;
     for (int r = 0; r < task.height; ++r) {
-      if (task.first[r] >= task.last[r]) continue;
-      if (task.first[r] < begin) begin = task.first[r];
-      if (task.last[r] > end) end = task.last[r];
+      const int first = task.first[r];
+      const int last = task.last[r];
+      if (first >= last) {
+        all_see = false;
+        continue;
+      }
+      if (first < begin) begin = first;
+      if (last > end) end = last;
+      if (first > common_begin) common_begin = first;
+      if (last < common_end) common_end = last;
     }
     for (int page = begin / kPageTokens; page * kPageTokens < end; ++page) {
-      uint32_t by_any = 0;
-      uint32_t by_all = kWholePage;
-      for (int r = 0; r < task.height; ++r) {
-        const uint32_t tokens = tokens_of_page(task.first[r], task.last[r], page * kPageTokens);
-        by_any |= tokens;
-        by_all &= tokens;
-      }
-      if (by_any == 0) continue;
-      pages[count++] = {task.keys[page], task.values[page], page * kPageTokens, by_any,
-                        by_all == kWholePage};
+      const int first_token = page * kPageTokens;
+      // Rows that have a token in common leave no gap between them.
+      uint32_t tokens = tokens_of_page(begin, end, first_token);
+      if (common_begin >= common_end) tokens = tokens_of_any(task, first_token);
+      if (tokens == 0) continue;
+      const bool by_all =
+          all_see && tokens_of_page(common_begin, common_end, first_token) == kWholePage;
+      pages[count++] = {task.keys[page], task.values[page], first_token, tokens, by_all};
     }
+  }
+
+  static uint32_t tokens_of_any(const ChunkTask& task, int first_token) {
+    uint32_t tokens = 0;
+    for (int r = 0; r < task.height; ++r) {
+      tokens |= tokens_of_page(task.first[r], task.last[r], first_token);
+    }
+    return tokens;
   }
 
   // The same pages as one row sees them.
@@ -113,8 +129,8 @@ class Stream {
     }
     if (count_ == 0) return;
     start(0);
-    const int64_t lines = kPagesAhead * lines_of_page();
-    for (int64_t i = 0; i < lines; ++i) fetch(1);
+    const int64_t lines = lines_of_page();
+    for (int i = 0; i < kPagesAhead; ++i) fetch(lines);
   }
 
   int64_t lines_of_page() const { return (page_bytes_ + kLineBytes - 1) / kLineBytes; }
@@ -363,21 +379,9 @@ void score_weights(const ChunkTask& task, const SeenPages& seen, Stream& stream,
   }
 }
 
-// One pair of tokens: kVectors vectors of columns times the weights of kRows rows.
-template <int kRows, int kVectors>
-inline void add_pair(const Pairs::Lanes (&values)[kVectors], const Pairs::Element* weights,
-                     Vector (&sums)[kRows][kVectors]) {
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-    const Pairs::Spread spread = Pairs::spread(weights + r * kChunkPairs);
-#pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v) Pairs::add(sums[r][v], spread, values[v]);
-  }
-}
-
 // Sums of weight * value for kRows rows and kVectors vectors of columns; with kMasked, only the
-// first `count` columns of one vector.
-template <typename Pages, int kRows, int kVectors, bool kMasked>
+// first `count` columns of one vector. With kPartial, what no row sees reads as 0.
+template <typename Pages, int kRows, int kVectors, bool kMasked, bool kPartial>
 inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::Element* weights,
                         int64_t column, int64_t count, Stream& stream, float* out) {
   static_assert(!kMasked || kVectors == 1);
@@ -387,37 +391,32 @@ inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::El
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) sums[r][v] = Floats::set(0.0f);
   }
-  const auto load = [&](const uint8_t* page, int pair, int v) {
-    const uint8_t* const p = Pages::pair(page, head_dim, pair, column + v * Floats::kLanes);
-    if constexpr (kMasked) {
-      return Pages::load_first(p, count);
-    } else {
-      return Pages::load(p);
-    }
-  };
   // The first columns fetch the whole rows of pages to come.
   const int64_t lines = column == 0 ? (stream.lines_of_page() + kPagePairs - 1) / kPagePairs : 0;
-  for (int page = 0; page < seen.count; ++page, weights += kPagePairs) {
-    const SeenPage& one = seen.pages[page];
-    if (!Pages::kValuesMayBeNan || one.tokens == kWholePage) {
-      for (int pair = 0; pair < kPagePairs; ++pair) {
-        if (lines != 0) stream.fetch(lines);
-        Pairs::Lanes values[kVectors];
-#pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) values[v] = load(one.values, pair, v);
-        add_pair<kRows, kVectors>(values, weights + pair, sums);
-      }
-      continue;
-    }
-    for (int pair = 0; pair < kPagePairs; ++pair) {
-      const uint32_t tokens = one.tokens >> (2 * pair) & 3;
-      if (tokens == 0) continue;
+  for (int page = 0; page < seen.count; ++page) {
+    const uint8_t* const values_of_page = seen.pages[page].values;
+    uint32_t tokens = seen.pages[page].tokens;
+    for (int pair = 0; pair < kPagePairs; ++pair, ++weights) {
+      if (lines != 0) stream.fetch(lines);
       Pairs::Lanes values[kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) {
-        values[v] = Pairs::keep(load(one.values, pair, v), tokens);
+        const uint8_t* const p =
+            Pages::pair(values_of_page, head_dim, pair, column + v * Floats::kLanes);
+        if constexpr (kMasked) {
+          values[v] = Pages::load_first(p, count);
+        } else {
+          values[v] = Pages::load(p);
+        }
+        if constexpr (kPartial) values[v] = Pairs::keep(values[v], tokens);
       }
-      add_pair<kRows, kVectors>(values, weights + pair, sums);
+      tokens >>= 2;
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const Pairs::Spread spread = Pairs::spread(weights + r * kChunkPairs);
+#pragma GCC unroll 16
+        for (int v = 0; v < kVectors; ++v) Pairs::add(sums[r][v], spread, values[v]);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -436,7 +435,7 @@ inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::El
 }
 
 // All columns of `rows` rows.
-template <typename Pages, int kMaxRows>
+template <typename Pages, int kMaxRows, bool kPartial>
 inline void add_values(int64_t head_dim, const SeenPages& seen, const Pairs::Element* weights,
                        int rows, Stream& stream, float* out) {
   with_constant<kMaxRows>(rows, [&](auto constant) {
@@ -444,13 +443,14 @@ inline void add_values(int64_t head_dim, const SeenPages& seen, const Pairs::Ele
     constexpr int kVectors = value_vectors_at_once(kRows);
     int64_t column = 0;
     for (; column + kVectors * Floats::kLanes <= head_dim; column += kVectors * Floats::kLanes) {
-      value_block<Pages, kRows, kVectors, false>(head_dim, seen, weights, column, 0, stream, out);
+      value_block<Pages, kRows, kVectors, false, kPartial>(head_dim, seen, weights, column, 0,
+                                                           stream, out);
     }
     for (; column < head_dim; column += Floats::kLanes) {
       const int64_t count = head_dim - column;
-      value_block<Pages, kRows, 1, true>(head_dim, seen, weights, column,
-                                         count < Floats::kLanes ? count : Floats::kLanes, stream,
-                                         out);
+      value_block<Pages, kRows, 1, true, kPartial>(head_dim, seen, weights, column,
+                                                   count < Floats::kLanes ? count : Floats::kLanes,
+                                                   stream, out);
     }
   });
 }
@@ -467,17 +467,24 @@ void attend(const ChunkTask& task) {
     // A weight of 0 would not keep a NaN out: each row is given only what it sees.
     for (int r = 0; r < task.height; ++r) {
       const SeenPages own(seen, task.first[r], task.last[r]);
-      add_values<Pages, 1>(task.head_dim, own, space.weights[r], 1, stream,
-                           task.out + r * task.head_dim);
+      add_values<Pages, 1, true>(task.head_dim, own, space.weights[r], 1, stream,
+                                 task.out + r * task.head_dim);
     }
     return;
   }
+  bool partial = false;
+  for (int i = 0; i < seen.count; ++i) partial |= seen.pages[i].tokens != kWholePage;
   const int num_tiles = (task.height + kValueRows - 1) / kValueRows;
   for (int tile = 0; tile < num_tiles; ++tile) {
     const int row = tile * task.height / num_tiles;
     const int rows = (tile + 1) * task.height / num_tiles - row;
-    add_values<Pages, kValueRows>(task.head_dim, seen, space.weights[row], rows, stream,
-                                  task.out + row * task.head_dim);
+    float* const out = task.out + row * task.head_dim;
+    const Pairs::Element* const weights = space.weights[row];
+    if (Pages::kValuesMayBeNan && partial) {
+      add_values<Pages, kValueRows, true>(task.head_dim, seen, weights, rows, stream, out);
+    } else {
+      add_values<Pages, kValueRows, false>(task.head_dim, seen, weights, rows, stream, out);
+    }
   }
 }
 
