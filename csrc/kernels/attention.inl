@@ -115,15 +115,18 @@ struct SeenPages {
   }
 };
 
-// Fetches memory into the cache in the order in which this unit and the next one read it, a few
-// pages ahead and at the pace at which they are read. A processor does not foresee where the next
-// page lies, and has read half of it before it sees that it is read in order.
+// Fetches memory into the cache in the order in which this unit and the next one read it, without a
+// pause: memory is the bottleneck of decoding, and each of the passes computes for a while. The
+// scores fetch their keys and half of the values, the weights the rest, the outputs the keys of the
+// next unit. A processor does not foresee where the next page lies, and has read half of it before
+// it sees that it is read in order.
 class Stream {
  public:
   Stream(const ChunkTask& task, const SeenPages& seen, int64_t page_bytes)
       : page_bytes_(page_bytes) {
     for (int i = 0; i < seen.count; ++i) pages_[count_++] = seen.pages[i].keys;
     for (int i = 0; i < seen.count; ++i) pages_[count_++] = seen.pages[i].values;
+    num_own_ = count_;
     for (int i = 0; i < task.num_next_keys; ++i) {
       if (task.next_keys[i] != nullptr) pages_[count_++] = task.next_keys[i];
     }
@@ -142,7 +145,19 @@ class Stream {
     if (at_ >= end_) start(index_ + 1 < count_ ? index_ + 1 : index_);
   }
 
+  // Lines a step, so that `steps` of them fetch all values, or all keys of the next unit.
+  int64_t share_of_values(int64_t steps) const { return share(num_own_, steps); }
+  int64_t share_of_next_keys(int64_t steps) const {
+    return count_ == num_own_ ? 0 : share(count_, steps);
+  }
+
  private:
+  int64_t share(int last_page, int64_t steps) const {
+    const int64_t done = (at_ - pages_[index_]) / kLineBytes;
+    const int64_t left = (last_page - index_) * lines_of_page() - done;
+    return left <= 0 || steps == 0 ? 0 : (left + steps - 1) / steps;
+  }
+
   void start(int index) {
     index_ = index;
     at_ = pages_[index];
@@ -151,6 +166,7 @@ class Stream {
 
   const uint8_t* pages_[3 * kChunkPages];
   int count_ = 0;
+  int num_own_ = 0;
   int index_ = 0;
   int64_t page_bytes_;
   const uint8_t* at_ = nullptr;
@@ -283,7 +299,7 @@ inline void score_block(const ChunkTask& task, const SeenPages& seen, int row, i
         keys[p][v] = Dots::load(pages[p].keys + (i * kPageTokens + v * Floats::kLanes) * 4);
       }
     }
-    stream.fetch(kPages);
+    stream.fetch(kPages + kPages / 2);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const typename Dots::Spread spread = Dots::spread(query + r);
@@ -347,6 +363,7 @@ void score_pages(const ChunkTask& task, const SeenPages& seen, Stream& stream,
 template <typename Pages>
 void score_weights(const ChunkTask& task, const SeenPages& seen, Stream& stream,
                    Workspace<Pages>& space) {
+  const int64_t lines = stream.share_of_values(task.height * seen.count);
   for (int r = 0; r < task.height; ++r) {
     // + 0 turns -0 into +0: which of two zeros is the larger depends on the order of lanes.
     const float peak = largest_lane(space.peaks[r]) + 0.0f;
@@ -357,7 +374,7 @@ void score_weights(const ChunkTask& task, const SeenPages& seen, Stream& stream,
     for (int v = 0; v < kPageVectors; ++v) sums[v] = Floats::set(0.0f);
     for (int page = 0; page < seen.count; ++page) {
       const SeenPage& one = seen.pages[page];
-      stream.fetch(1);
+      stream.fetch(lines);
 #pragma GCC unroll 16
       for (int v = 0; v < kPageVectors; ++v) {
         const int token = v * Floats::kLanes;
@@ -383,7 +400,7 @@ void score_weights(const ChunkTask& task, const SeenPages& seen, Stream& stream,
 // first `count` columns of one vector. With kPartial, what no row sees reads as 0.
 template <typename Pages, int kRows, int kVectors, bool kMasked, bool kPartial>
 inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::Element* weights,
-                        int64_t column, int64_t count, Stream& stream, float* out) {
+                        int64_t column, int64_t count, int64_t lines, Stream& stream, float* out) {
   static_assert(!kMasked || kVectors == 1);
   Vector sums[kRows][kVectors];
 #pragma GCC unroll 16
@@ -391,8 +408,6 @@ inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::El
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) sums[r][v] = Floats::set(0.0f);
   }
-  // The first columns fetch the whole rows of pages to come.
-  const int64_t lines = column == 0 ? (stream.lines_of_page() + kPagePairs - 1) / kPagePairs : 0;
   for (int page = 0; page < seen.count; ++page) {
     const uint8_t* const values_of_page = seen.pages[page].values;
     uint32_t tokens = seen.pages[page].tokens;
@@ -441,16 +456,19 @@ inline void add_values(int64_t head_dim, const SeenPages& seen, const Pairs::Ele
   with_constant<kMaxRows>(rows, [&](auto constant) {
     constexpr int kRows = decltype(constant)::kValue;
     constexpr int kVectors = value_vectors_at_once(kRows);
+    const int64_t vectors = (head_dim + Floats::kLanes - 1) / Floats::kLanes;
+    const int64_t blocks = vectors / kVectors + vectors % kVectors;
+    const int64_t lines = stream.share_of_next_keys(blocks * seen.count * kPagePairs);
     int64_t column = 0;
     for (; column + kVectors * Floats::kLanes <= head_dim; column += kVectors * Floats::kLanes) {
       value_block<Pages, kRows, kVectors, false, kPartial>(head_dim, seen, weights, column, 0,
-                                                           stream, out);
+                                                           lines, stream, out);
     }
     for (; column < head_dim; column += Floats::kLanes) {
       const int64_t count = head_dim - column;
       value_block<Pages, kRows, 1, true, kPartial>(head_dim, seen, weights, column,
                                                    count < Floats::kLanes ? count : Floats::kLanes,
-                                                   stream, out);
+                                                   lines, stream, out);
     }
   });
 }
