@@ -51,6 +51,7 @@ struct Units {
   const uint8_t* const* keys;    // (units, pages of a chunk)
   const uint8_t* const* values;  // likewise
   int64_t num_pages;
+  int64_t num_units;
 
   static void run(const Units& units, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -63,6 +64,10 @@ struct Units {
       }
       task.keys = units.keys + i * units.num_pages;
       task.values = units.values + i * units.num_pages;
+      if (i + 1 < units.num_units) {
+        task.next_keys = task.keys + units.num_pages;
+        task.num_next_keys = static_cast<int>(units.num_pages);
+      }
       task.first += row;
       task.last += row;
       task.peaks += row;
@@ -258,6 +263,7 @@ class AttentionKernels {
       values[i] = arrays.values.data() + page * pool_shape[1];
     }
     check_ranges(arrays, num_units, height, units.num_pages);
+    units.num_units = num_units;
     units.keys = keys.data();
     units.values = values.data();
     units.first.height = static_cast<int>(height);

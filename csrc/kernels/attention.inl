@@ -22,6 +22,8 @@
 constexpr int kPageVectors = kPageTokens / Floats::kLanes;
 constexpr int kPagePairs = kPageTokens / 2;
 constexpr int kChunkPairs = kChunkTokens / 2;
+constexpr int kPagesAhead = 4;
+constexpr int kLineBytes = 64;
 constexpr uint32_t kWholePage = (1u << kPageTokens) - 1;
 
 // e^x for x <= 0, at most 2 ulp off; 0 below -86, where results would soon be denormal. A NaN
@@ -67,25 +69,41 @@ struct SeenPages {
   int count = 0;
 
   explicit SeenPages(const ChunkTask& task) {
-    int begin = kChunkTokens;
+    int begin = kChunkTokens;  // of all rows together
     int end = 0;
+    int common_begin = 0;  // of what every row sees
+    int common_end = kChunkTokens;
+    bool all_see = true;
     for (int r = 0; r < task.height; ++r) {
-      if (task.first[r] >= task.last[r]) continue;
-      if (task.first[r] < begin) begin = task.first[r];
-      if (task.last[r] > end) end = task.last[r];
+      const int first = task.first[r];
+      const int last = task.last[r];
+      if (first >= last) {
+        all_see = false;
+        continue;
+      }
+      if (first < begin) begin = first;
+      if (last > end) end = last;
+      if (first > common_begin) common_begin = first;
+      if (last < common_end) common_end = last;
     }
     for (int page = begin / kPageTokens; page * kPageTokens < end; ++page) {
-      uint32_t by_any = 0;
-      uint32_t by_all = kWholePage;
-      for (int r = 0; r < task.height; ++r) {
-        const uint32_t tokens = tokens_of_page(task.first[r], task.last[r], page * kPageTokens);
-        by_any |= tokens;
-        by_all &= tokens;
-      }
-      if (by_any == 0) continue;
-      pages[count++] = {task.keys[page], task.values[page], page * kPageTokens, by_any,
-                        by_all == kWholePage};
+      const int first_token = page * kPageTokens;
+      // Rows that have a token in common leave no gap between them.
+      uint32_t tokens = tokens_of_page(begin, end, first_token);
+      if (common_begin >= common_end) tokens = tokens_of_any(task, first_token);
+      if (tokens == 0) continue;
+      const bool by_all =
+          all_see && tokens_of_page(common_begin, common_end, first_token) == kWholePage;
+      pages[count++] = {task.keys[page], task.values[page], first_token, tokens, by_all};
     }
+  }
+
+  static uint32_t tokens_of_any(const ChunkTask& task, int first_token) {
+    uint32_t tokens = 0;
+    for (int r = 0; r < task.height; ++r) {
+      tokens |= tokens_of_page(task.first[r], task.last[r], first_token);
+    }
+    return tokens;
   }
 
   // The same pages as one row sees them.
@@ -95,6 +113,64 @@ struct SeenPages {
       pages[i].tokens &= tokens_of_page(first, last, pages[i].first_token);
     }
   }
+};
+
+// Fetches memory into the cache in the order in which this unit and the next one read it, without a
+// pause: memory is the bottleneck of decoding, and each of the passes computes for a while. The
+// scores fetch their keys and half of the values, the weights the rest, the outputs the keys of the
+// next unit. A processor does not foresee where the next page lies, and has read half of it before
+// it sees that it is read in order.
+class Stream {
+ public:
+  Stream(const ChunkTask& task, const SeenPages& seen, int64_t page_bytes)
+      : page_bytes_(page_bytes) {
+    for (int i = 0; i < seen.count; ++i) pages_[count_++] = seen.pages[i].keys;
+    for (int i = 0; i < seen.count; ++i) pages_[count_++] = seen.pages[i].values;
+    num_own_ = count_;
+    for (int i = 0; i < task.num_next_keys; ++i) {
+      if (task.next_keys[i] != nullptr) pages_[count_++] = task.next_keys[i];
+    }
+    if (count_ == 0) return;
+    start(0);
+    const int64_t lines = lines_of_page();
+    for (int i = 0; i < kPagesAhead; ++i) fetch(lines);
+  }
+
+  int64_t lines_of_page() const { return (page_bytes_ + kLineBytes - 1) / kLineBytes; }
+
+  // The next few lines. At the end it stays where it is.
+  void fetch(int64_t lines) {
+    for (int64_t i = 0; i < lines; ++i) __builtin_prefetch(at_ + i * kLineBytes);
+    at_ += lines * kLineBytes;
+    if (at_ >= end_) start(index_ + 1 < count_ ? index_ + 1 : index_);
+  }
+
+  // Lines a step, so that `steps` of them fetch all values, or all keys of the next unit.
+  int64_t share_of_values(int64_t steps) const { return share(num_own_, steps); }
+  int64_t share_of_next_keys(int64_t steps) const {
+    return count_ == num_own_ ? 0 : share(count_, steps);
+  }
+
+ private:
+  int64_t share(int last_page, int64_t steps) const {
+    const int64_t done = (at_ - pages_[index_]) / kLineBytes;
+    const int64_t left = (last_page - index_) * lines_of_page() - done;
+    return left <= 0 || steps == 0 ? 0 : (left + steps - 1) / steps;
+  }
+
+  void start(int index) {
+    index_ = index;
+    at_ = pages_[index];
+    end_ = at_ + page_bytes_;
+  }
+
+  const uint8_t* pages_[3 * kChunkPages];
+  int count_ = 0;
+  int num_own_ = 0;
+  int index_ = 0;
+  int64_t page_bytes_;
+  const uint8_t* at_ = nullptr;
+  const uint8_t* end_ = nullptr;
 };
 
 // Turns a number in [1, kMax] into a template argument.
@@ -117,6 +193,7 @@ struct Bf16Pages {
   using Sum = Floats::Vector;
   static constexpr bool kValuesMayBeNan = true;
 
+  static constexpr KvFormat kFormat = KvFormat::kBf16;
   static int64_t num_steps(int64_t head_dim) { return head_dim / 2; }
   static Sum start(const ChunkTask&, int) { return Floats::set(0.0f); }
   static float factor(const ChunkTask& task, int) { return task.scale; }
@@ -140,6 +217,7 @@ struct Int8Pages {
   using Sum = Floats::Ints;
   static constexpr bool kValuesMayBeNan = false;  // their scales may, and those are the weights'
 
+  static constexpr KvFormat kFormat = KvFormat::kInt8;
   static int64_t num_steps(int64_t head_dim) { return (head_dim + 3) / 4; }
   static Sum start(const ChunkTask& task, int row) {
     return Floats::set_ints(static_cast<uint32_t>(task.corrections[row]));
@@ -197,7 +275,7 @@ inline void read_queries(const ChunkTask& task, Workspace<Pages>& space) {
 // Scores of kRows rows from `row` on against kPages pages from `page` on.
 template <typename Pages, int kRows, int kPages>
 inline void score_block(const ChunkTask& task, const SeenPages& seen, int row, int page,
-                        Workspace<Pages>& space) {
+                        Stream& stream, Workspace<Pages>& space) {
   using Dots = typename Pages::Dots;
   const SeenPage* const pages = seen.pages + page;
   typename Pages::Sum sums[kRows][kPages][kPageVectors];
@@ -221,6 +299,7 @@ inline void score_block(const ChunkTask& task, const SeenPages& seen, int row, i
         keys[p][v] = Dots::load(pages[p].keys + (i * kPageTokens + v * Floats::kLanes) * 4);
       }
     }
+    stream.fetch(kPages + kPages / 2);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const typename Dots::Spread spread = Dots::spread(query + r);
@@ -257,7 +336,8 @@ inline void score_block(const ChunkTask& task, const SeenPages& seen, int row, i
 }
 
 template <typename Pages>
-void score_pages(const ChunkTask& task, const SeenPages& seen, Workspace<Pages>& space) {
+void score_pages(const ChunkTask& task, const SeenPages& seen, Stream& stream,
+                 Workspace<Pages>& space) {
   for (int r = 0; r < task.height; ++r) space.peaks[r] = Floats::set(-__builtin_inff());
   const int num_tiles = (task.height + kScoreRows - 1) / kScoreRows;
   for (int tile = 0; tile < num_tiles; ++tile) {
@@ -268,11 +348,11 @@ void score_pages(const ChunkTask& task, const SeenPages& seen, Workspace<Pages>&
       constexpr int kPages = score_pages_at_once(kRows);
       int page = 0;
       for (; page + kPages <= seen.count; page += kPages) {
-        score_block<Pages, kRows, kPages>(task, seen, row, page, space);
+        score_block<Pages, kRows, kPages>(task, seen, row, page, stream, space);
       }
       if constexpr (kPages > 1) {
         for (; page < seen.count; ++page) {
-          score_block<Pages, kRows, 1>(task, seen, row, page, space);
+          score_block<Pages, kRows, 1>(task, seen, row, page, stream, space);
         }
       }
     });
@@ -281,7 +361,9 @@ void score_pages(const ChunkTask& task, const SeenPages& seen, Workspace<Pages>&
 
 // Peaks, weights and their sums.
 template <typename Pages>
-void score_weights(const ChunkTask& task, const SeenPages& seen, Workspace<Pages>& space) {
+void score_weights(const ChunkTask& task, const SeenPages& seen, Stream& stream,
+                   Workspace<Pages>& space) {
+  const int64_t lines = stream.share_of_values(task.height * seen.count);
   for (int r = 0; r < task.height; ++r) {
     // + 0 turns -0 into +0: which of two zeros is the larger depends on the order of lanes.
     const float peak = largest_lane(space.peaks[r]) + 0.0f;
@@ -292,6 +374,7 @@ void score_weights(const ChunkTask& task, const SeenPages& seen, Workspace<Pages
     for (int v = 0; v < kPageVectors; ++v) sums[v] = Floats::set(0.0f);
     for (int page = 0; page < seen.count; ++page) {
       const SeenPage& one = seen.pages[page];
+      stream.fetch(lines);
 #pragma GCC unroll 16
       for (int v = 0; v < kPageVectors; ++v) {
         const int token = v * Floats::kLanes;
@@ -313,23 +396,11 @@ void score_weights(const ChunkTask& task, const SeenPages& seen, Workspace<Pages
   }
 }
 
-// One pair of tokens: kVectors vectors of columns times the weights of kRows rows.
-template <int kRows, int kVectors>
-inline void add_pair(const Pairs::Lanes (&values)[kVectors], const Pairs::Element* weights,
-                     Vector (&sums)[kRows][kVectors]) {
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
-    const Pairs::Spread spread = Pairs::spread(weights + r * kChunkPairs);
-#pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v) Pairs::add(sums[r][v], spread, values[v]);
-  }
-}
-
 // Sums of weight * value for kRows rows and kVectors vectors of columns; with kMasked, only the
-// first `count` columns of one vector.
-template <typename Pages, int kRows, int kVectors, bool kMasked>
+// first `count` columns of one vector. With kPartial, what no row sees reads as 0.
+template <typename Pages, int kRows, int kVectors, bool kMasked, bool kPartial>
 inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::Element* weights,
-                        int64_t column, int64_t count, float* out) {
+                        int64_t column, int64_t count, int64_t lines, Stream& stream, float* out) {
   static_assert(!kMasked || kVectors == 1);
   Vector sums[kRows][kVectors];
 #pragma GCC unroll 16
@@ -337,34 +408,30 @@ inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::El
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) sums[r][v] = Floats::set(0.0f);
   }
-  const auto load = [&](const uint8_t* page, int pair, int v) {
-    const uint8_t* const p = Pages::pair(page, head_dim, pair, column + v * Floats::kLanes);
-    if constexpr (kMasked) {
-      return Pages::load_first(p, count);
-    } else {
-      return Pages::load(p);
-    }
-  };
-  for (int page = 0; page < seen.count; ++page, weights += kPagePairs) {
-    const SeenPage& one = seen.pages[page];
-    if (!Pages::kValuesMayBeNan || one.tokens == kWholePage) {
-      for (int pair = 0; pair < kPagePairs; ++pair) {
-        Pairs::Lanes values[kVectors];
-#pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) values[v] = load(one.values, pair, v);
-        add_pair<kRows, kVectors>(values, weights + pair, sums);
-      }
-      continue;
-    }
-    for (int pair = 0; pair < kPagePairs; ++pair) {
-      const uint32_t tokens = one.tokens >> (2 * pair) & 3;
-      if (tokens == 0) continue;
+  for (int page = 0; page < seen.count; ++page) {
+    const uint8_t* const values_of_page = seen.pages[page].values;
+    uint32_t tokens = seen.pages[page].tokens;
+    for (int pair = 0; pair < kPagePairs; ++pair, ++weights) {
+      if (lines != 0) stream.fetch(lines);
       Pairs::Lanes values[kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) {
-        values[v] = Pairs::keep(load(one.values, pair, v), tokens);
+        const uint8_t* const p =
+            Pages::pair(values_of_page, head_dim, pair, column + v * Floats::kLanes);
+        if constexpr (kMasked) {
+          values[v] = Pages::load_first(p, count);
+        } else {
+          values[v] = Pages::load(p);
+        }
+        if constexpr (kPartial) values[v] = Pairs::keep(values[v], tokens);
       }
-      add_pair<kRows, kVectors>(values, weights + pair, sums);
+      tokens >>= 2;
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const Pairs::Spread spread = Pairs::spread(weights + r * kChunkPairs);
+#pragma GCC unroll 16
+        for (int v = 0; v < kVectors; ++v) Pairs::add(sums[r][v], spread, values[v]);
+      }
     }
   }
 #pragma GCC unroll 16
@@ -383,20 +450,25 @@ inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::El
 }
 
 // All columns of `rows` rows.
-template <typename Pages, int kMaxRows>
+template <typename Pages, int kMaxRows, bool kPartial>
 inline void add_values(int64_t head_dim, const SeenPages& seen, const Pairs::Element* weights,
-                       int rows, float* out) {
+                       int rows, Stream& stream, float* out) {
   with_constant<kMaxRows>(rows, [&](auto constant) {
     constexpr int kRows = decltype(constant)::kValue;
     constexpr int kVectors = value_vectors_at_once(kRows);
+    const int64_t vectors = (head_dim + Floats::kLanes - 1) / Floats::kLanes;
+    const int64_t blocks = vectors / kVectors + vectors % kVectors;
+    const int64_t lines = stream.share_of_next_keys(blocks * seen.count * kPagePairs);
     int64_t column = 0;
     for (; column + kVectors * Floats::kLanes <= head_dim; column += kVectors * Floats::kLanes) {
-      value_block<Pages, kRows, kVectors, false>(head_dim, seen, weights, column, 0, out);
+      value_block<Pages, kRows, kVectors, false, kPartial>(head_dim, seen, weights, column, 0,
+                                                           lines, stream, out);
     }
     for (; column < head_dim; column += Floats::kLanes) {
       const int64_t count = head_dim - column;
-      value_block<Pages, kRows, 1, true>(head_dim, seen, weights, column,
-                                         count < Floats::kLanes ? count : Floats::kLanes, out);
+      value_block<Pages, kRows, 1, true, kPartial>(head_dim, seen, weights, column,
+                                                   count < Floats::kLanes ? count : Floats::kLanes,
+                                                   lines, stream, out);
     }
   });
 }
@@ -405,23 +477,32 @@ template <typename Pages>
 void attend(const ChunkTask& task) {
   const SeenPages seen(task);
   Workspace<Pages> space;
+  Stream stream(task, seen, kv_bytes(Pages::kFormat, task.head_dim));
   read_queries(task, space);
-  score_pages(task, seen, space);
-  score_weights(task, seen, space);
+  score_pages(task, seen, stream, space);
+  score_weights(task, seen, stream, space);
   if (Pages::kValuesMayBeNan && !task.values_are_finite) {
     // A weight of 0 would not keep a NaN out: each row is given only what it sees.
     for (int r = 0; r < task.height; ++r) {
       const SeenPages own(seen, task.first[r], task.last[r]);
-      add_values<Pages, 1>(task.head_dim, own, space.weights[r], 1, task.out + r * task.head_dim);
+      add_values<Pages, 1, true>(task.head_dim, own, space.weights[r], 1, stream,
+                                 task.out + r * task.head_dim);
     }
     return;
   }
+  bool partial = false;
+  for (int i = 0; i < seen.count; ++i) partial |= seen.pages[i].tokens != kWholePage;
   const int num_tiles = (task.height + kValueRows - 1) / kValueRows;
   for (int tile = 0; tile < num_tiles; ++tile) {
     const int row = tile * task.height / num_tiles;
     const int rows = (tile + 1) * task.height / num_tiles - row;
-    add_values<Pages, kValueRows>(task.head_dim, seen, space.weights[row], rows,
-                                  task.out + row * task.head_dim);
+    float* const out = task.out + row * task.head_dim;
+    const Pairs::Element* const weights = space.weights[row];
+    if (Pages::kValuesMayBeNan && partial) {
+      add_values<Pages, kValueRows, true>(task.head_dim, seen, weights, rows, stream, out);
+    } else {
+      add_values<Pages, kValueRows, false>(task.head_dim, seen, weights, rows, stream, out);
+    }
   }
 }
 

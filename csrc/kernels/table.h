@@ -81,6 +81,10 @@ struct ChunkTask {
   float* peaks;            // (height,) highest scaled score that is a number
   float* sums;             // (height,) of exp(score - peak), over the canonical lane tree
   float* out;              // (height, head_dim) sums of exp(score - peak) * value
+  // Key pages that the next unit on this thread begins with: they are fetched into the cache while
+  // this one computes. Null, or a page of null: no matter.
+  const uint8_t* const* next_keys;
+  int num_next_keys;
 };
 
 // Float32 queries on their way into the operand of a ChunkTask.

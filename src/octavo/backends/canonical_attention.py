@@ -1,7 +1,7 @@
 """Paged attention over bf16 and int8 pages in plain NumPy: what the native kernels must give.
 
-One unit: the query rows of one KV head against the tokens of one chunk.
-`csrc/kernels/attention.inl` has the same sequences and says why; `reference_attention.py` has the float32 form, which the whole
+One unit: the query rows of one KV head against the tokens of one chunk. `attention.inl` of csrc
+has the same sequences and says why; `reference_attention.py` has the float32 form, which the whole
 reference backend runs on. The bits of a row are a function of that row and of what it sees.
 
 bf16 pages are a contract of their own instruction family: hardware dot products read denormals as
