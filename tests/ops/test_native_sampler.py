@@ -181,6 +181,41 @@ def test_long_rows_give_the_bits_of_the_twin(
     assert_equals_twin(logits_for(len(rows), size, seed), batch_of(rows, size), seed)
 
 
+@settings(max_examples=30)
+@given(filtered_rows, small_sizes, st.integers(0, 2**32))
+def test_many_draws_from_one_row_find_what_the_filters_keep(row: Row, size: int, seed: int) -> None:
+    """One draw would seldom meet a token that is there or missing by mistake."""
+    logits = np.repeat(logits_for(1, size, seed), 60, axis=0)
+    temperature = max(row.temperature, 0.1)
+    rows = [dataclasses.replace(row, seed=seed, temperature=temperature)] * 60
+    batch = batch_of([dataclasses.replace(one, position=i) for i, one in enumerate(rows)], size)
+    native = NativeSampler(POOLS[0], size)
+    assert_same(native.sample(logits, batch), twin.sample(logits, batch, KERNELS))
+
+
+@pytest.mark.parametrize("size", [12, 40, 700, 5000])
+@pytest.mark.parametrize(
+    "filters",
+    [{"top_k": 7}, {"typical_p": 0.6}, *[{"top_p": top_p} for top_p in (0.3, 0.55, 0.8, 0.9)]],
+)
+def test_ties_at_a_border_keep_the_lower_ids(
+    filters: dict[str, Any], size: int, instruction_set: str
+) -> None:
+    """Ten tokens are equal, and the border lies among them."""
+    rng = np.random.default_rng(size)
+    native = NativeSampler(POOLS[0], size, instruction_set)
+    rows = [Row(position=position, **filters) for position in range(120)]
+    batch = batch_of(rows, size)
+    for _ in range(4):
+        logits = rng.uniform(-40, -30, size).astype(np.float32)
+        tied = rng.choice(size, 12, replace=False)
+        logits[tied[:10]] = 0.0
+        logits[tied[:10:3]] = -0.0
+        logits[tied[10:]] = 0.25
+        block = np.repeat(logits[None], len(rows), axis=0)
+        assert_same(native.sample(block, batch), twin.sample(block, batch, KERNELS))
+
+
 @pytest.mark.parametrize("place", [0, 1, 511, 512, 40_000, 65_535])
 @pytest.mark.parametrize("value", [30.0, math.nan, INF])
 def test_a_single_long_row_is_shared_by_threads(place: int, value: float) -> None:
