@@ -15,14 +15,20 @@ struct Lanes {
   static uint32_t at_least(Vector x, Vector threshold) {
     return _mm512_cmp_ps_mask(x, threshold, _CMP_GE_OQ);
   }
-  // Stores the chosen lanes of x and of index, index + 1, ... next to each other, then rubbish.
-  static void store_chosen(Vector x, int32_t index, uint32_t chosen, float* values, int32_t* ids) {
+  // These store the chosen lanes next to each other, then rubbish: of x, of index, index + 1, ...,
+  // and of ids, of which there are `width`.
+  static void store_chosen(Vector x, uint32_t chosen, float* to) {
+    _mm512_storeu_ps(to, _mm512_maskz_compress_ps(static_cast<Mask>(chosen), x));
+  }
+  static void store_chosen_indices(int32_t index, uint32_t chosen, int32_t* to) {
     const Ints lanes =
         _mm512_add_epi32(_mm512_set1_epi32(index),
                          _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-    const Mask mask = static_cast<Mask>(chosen);
-    _mm512_storeu_ps(values, _mm512_maskz_compress_ps(mask, x));
-    _mm512_storeu_si512(ids, _mm512_maskz_compress_epi32(mask, lanes));
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<Mask>(chosen), lanes));
+  }
+  static void store_chosen_ids(const int32_t* ids, int64_t width, uint32_t chosen, int32_t* to) {
+    const Ints lanes = _mm512_maskz_loadu_epi32(Floats::first(width), ids);
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<Mask>(chosen), lanes));
   }
 };
 
@@ -64,12 +70,20 @@ struct Lanes {
   static uint32_t at_least(Vector x, Vector threshold) {
     return lane_bits(_mm256_cmp_ps(x, threshold, _CMP_GE_OQ));
   }
-  static void store_chosen(Vector x, int32_t index, uint32_t chosen, float* values, int32_t* ids) {
-    const Ints from =
-        _mm256_load_si256(reinterpret_cast<const __m256i*>(kCompressions.from[chosen]));
-    _mm256_storeu_ps(values, _mm256_permutevar8x32_ps(x, from));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(ids),
-                        _mm256_add_epi32(_mm256_set1_epi32(index), from));
+  static Ints places_of(uint32_t chosen) {
+    return _mm256_load_si256(reinterpret_cast<const __m256i*>(kCompressions.from[chosen]));
+  }
+  static void store_chosen(Vector x, uint32_t chosen, float* to) {
+    _mm256_storeu_ps(to, _mm256_permutevar8x32_ps(x, places_of(chosen)));
+  }
+  static void store_chosen_indices(int32_t index, uint32_t chosen, int32_t* to) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm256_add_epi32(_mm256_set1_epi32(index), places_of(chosen)));
+  }
+  static void store_chosen_ids(const int32_t* ids, int64_t width, uint32_t chosen, int32_t* to) {
+    const Ints lanes = _mm256_maskload_epi32(ids, Floats::first(width));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm256_permutevar8x32_epi32(lanes, places_of(chosen)));
   }
 };
 
@@ -104,10 +118,9 @@ struct Lanes {
   }
   static uint32_t lane_bits(Mask mask) { return mask; }
   static uint32_t at_least(Vector x, Vector threshold) { return x >= threshold; }
-  static void store_chosen(Vector x, int32_t index, uint32_t, float* values, int32_t* ids) {
-    *values = x;
-    *ids = index;
-  }
+  static void store_chosen(Vector x, uint32_t, float* to) { *to = x; }
+  static void store_chosen_indices(int32_t index, uint32_t, int32_t* to) { *to = index; }
+  static void store_chosen_ids(const int32_t* ids, int64_t, uint32_t, int32_t* to) { *to = *ids; }
 };
 
 struct IntegerSum {
@@ -271,8 +284,8 @@ int64_t sampling_gather(const GatherTask& task, int64_t begin, int64_t end, int6
       if (any == 0) continue;
       for (int64_t t = 0; t < kTogether; ++t) {
         const int64_t index = start + i + t * Floats::kLanes;
-        Lanes::store_chosen(v[t], static_cast<int32_t>(index), chosen[t], task.values + count,
-                            task.ids + count);
+        Lanes::store_chosen(v[t], chosen[t], task.values + count);
+        Lanes::store_chosen_indices(static_cast<int32_t>(index), chosen[t], task.ids + count);
         count += __builtin_popcount(chosen[t]);
       }
     }
@@ -280,5 +293,44 @@ int64_t sampling_gather(const GatherTask& task, int64_t begin, int64_t end, int6
   return count;
 }
 
-constexpr SamplingKernels sampling_kernels = {sampling_peak, sampling_weigh, sampling_fractions,
-                                              sampling_gather};
+int64_t sampling_mass(const MassTask& task, int64_t begin, int64_t end) {
+  const Vector threshold = Floats::set(task.threshold);
+  const Vector one = Floats::set(0x1p40f);
+  const Vector zero = Floats::set(0.0f);
+  IntegerSum sum;
+  int64_t i = begin;
+  for (; i + Floats::kLanes <= end; i += Floats::kLanes) {
+    const Mask below = Floats::less(Floats::load(task.values + i), threshold);
+    const Vector scaled = Floats::multiply(Floats::load(task.fractions + i), one);
+    sum.add(Floats::select(below, zero, scaled));
+  }
+  if (i < end) {  // lanes beyond the end have the fraction 0
+    const int64_t count = end - i;
+    const Mask below = Floats::less(Floats::load_first(task.values + i, count), threshold);
+    const Vector scaled = Floats::multiply(Floats::load_first(task.fractions + i, count), one);
+    sum.add(Floats::select(below, zero, scaled));
+  }
+  return sum.total();
+}
+
+int64_t sampling_keep(const KeepTask& task, int64_t begin, int64_t end, int64_t count) {
+  const Vector low = Floats::set(task.low);
+  const Vector high = Floats::set(task.high);
+  for (int64_t i = begin; i < end; i += Floats::kLanes) {
+    const int64_t width = end - i < Floats::kLanes ? end - i : Floats::kLanes;
+    const Vector values = Floats::load_first(task.values + i, width);
+    const Vector fractions = Floats::load_first(task.fractions + i, width);
+    const uint32_t chosen = Lanes::at_least(values, low) &
+                            Lanes::lane_bits(Floats::less(values, high)) & ((1u << width) - 1);
+    if (task.ids != nullptr) {
+      Lanes::store_chosen_ids(task.ids + i, width, chosen, task.new_ids + count);
+    }
+    Lanes::store_chosen(values, chosen, task.new_values + count);
+    Lanes::store_chosen(fractions, chosen, task.new_fractions + count);
+    count += __builtin_popcount(chosen);
+  }
+  return count;
+}
+
+constexpr SamplingKernels sampling_kernels = {sampling_peak,   sampling_weigh, sampling_fractions,
+                                              sampling_gather, sampling_mass,  sampling_keep};

@@ -201,6 +201,24 @@ struct GatherTask {
   float* values;
 };
 
+// Candidates: ids ascending, their logits and fractions (FractionsTask).
+struct MassTask {
+  const float* values;
+  const float* fractions;
+  float threshold;
+};
+
+struct KeepTask {
+  const int32_t* ids;  // or null, as new_ids
+  const float* values;
+  const float* fractions;
+  float low, high;
+  int32_t*
+      new_ids;  // these may be the arrays above, but candidates from `end` on may be overwritten
+  float* new_values;
+  float* new_fractions;
+};
+
 // What sampling does with long rows; csrc/sampler/ does the rest.
 struct SamplingKernels {
   void (*peak)(const PeakTask& task, int64_t begin, int64_t end, RowPeak* found);
@@ -208,6 +226,11 @@ struct SamplingKernels {
   void (*fractions)(const FractionsTask& task, int64_t count);
   // Appends the logits >= threshold after the first `count`; returns how many there are then.
   int64_t (*gather)(const GatherTask& task, int64_t begin, int64_t end, int64_t count);
+  // The integer weights of those candidates of [begin, end) whose logits are >= threshold.
+  int64_t (*mass)(const MassTask& task, int64_t begin, int64_t end);
+  // Appends those with low <= logit < high after the first `count`; returns how many there are
+  // then. The new arrays have room for kMaximaLanes more.
+  int64_t (*keep)(const KeepTask& task, int64_t begin, int64_t end, int64_t count);
 };
 
 enum class Activation : int32_t { kSilu, kGeluTanh, kRelu };

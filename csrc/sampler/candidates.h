@@ -50,7 +50,7 @@ struct Filters {
 int64_t find_candidates(Logits& logits, const Filters& filters, SamplerWorkspace& workspace);
 
 // Puts the `count` highest logits, the lower ids of a tie, into workspace.ids, ascending, and
-// workspace.values. Returns how many these are: count, or all there are.
-int64_t find_best(Logits& logits, int64_t count, SamplerWorkspace& workspace);
+// workspace.values. Returns how many these are: count, or all that are at least `lowest`.
+int64_t find_best(Logits& logits, int64_t count, float lowest, SamplerWorkspace& workspace);
 
 }  // namespace octavo

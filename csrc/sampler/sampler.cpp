@@ -34,15 +34,26 @@ bool are_known(const int32_t* ids, int64_t count, int64_t vocab_size) {
   return true;
 }
 
+// Logits whose bit is not set become impossible.
 void mask_logits(const uint32_t* mask, int64_t size, float* x) {
   for (int64_t begin = 0; begin < size; begin += kWordBits) {
-    const uint32_t word = mask[begin / kWordBits];
-    const int64_t end = std::min(begin + kWordBits, size);
-    if (word == 0) {
-      std::fill(x + begin, x + end, -kInfinity);
-    } else if (word != 0xFFFFFFFFu) {
-      for (int64_t i = begin; i < end; ++i)
-        x[i] = (word >> (i - begin) & 1) != 0 ? x[i] : -kInfinity;
+    const int count = static_cast<int>(std::min<int64_t>(kWordBits, size - begin));
+    const uint32_t all = 0xFFFFFFFFu >> (kWordBits - count);
+    const uint32_t allowed = mask[begin / kWordBits] & all;
+    float* const word = x + begin;
+    if (2 * __builtin_popcount(allowed) > count) {
+      for (uint32_t rest = all & ~allowed; rest != 0; rest &= rest - 1) {
+        word[__builtin_ctz(rest)] = -kInfinity;
+      }
+    } else {
+      float kept[kWordBits];
+      for (uint32_t rest = allowed; rest != 0; rest &= rest - 1) {
+        kept[__builtin_ctz(rest)] = word[__builtin_ctz(rest)];
+      }
+      std::fill_n(word, count, -kInfinity);
+      for (uint32_t rest = allowed; rest != 0; rest &= rest - 1) {
+        word[__builtin_ctz(rest)] = kept[__builtin_ctz(rest)];
+      }
     }
   }
 }
@@ -104,10 +115,21 @@ int32_t draw_from_all(const Logits& logits, const SamplingRow& row, SamplerWorks
 int32_t draw_from_filtered(Logits& logits, const SamplingRow& row, const Filters& filters,
                            SamplerWorkspace& w) {
   const int64_t count = find_candidates(logits, filters, w);
-  int64_t total = 0;
-  for (int64_t i = 0; i < count; ++i) total += integer_weight(w.fractions[i]);
-  const int64_t index = find_passing(w.fractions.data(), count, target_of(row, total));
-  return index < 0 ? -1 : w.ids[index];
+  const auto mass = [&](int64_t begin, int64_t end) {
+    const MassTask task{w.values.data(), w.fractions.data(), -kInfinity};
+    return logits.kernels->sampling.mass(task, begin, end);
+  };
+  int64_t target = target_of(row, mass(0, count));
+  int64_t begin = 0, end = 0;
+  while (end < count) {  // the block that the draw falls into
+    begin = end;
+    end = std::min(begin + kLogitBlock, count);
+    const int64_t of_block = mass(begin, end);
+    if (target < of_block) break;
+    target -= of_block;
+  }
+  const int64_t index = find_passing(w.fractions.data() + begin, end - begin, target);
+  return index < 0 ? -1 : w.ids[begin + index];
 }
 
 // `total` is the sum of the weights at temperature 1, or negative if nobody knows it.
@@ -119,7 +141,7 @@ void score(Logits& logits, int64_t total, int64_t num_top, SamplerWorkspace& w, 
   const float peak = logits.peak.value;
   out->logprob = logits.x[out->token] - peak - log_sum;
   if (num_top <= 0) return;
-  const int64_t count = find_best(logits, num_top, w);
+  const int64_t count = find_best(logits, num_top, -kInfinity, w);
   int32_t* order = w.members.data();
   for (int64_t i = 0; i < count; ++i) order[i] = static_cast<int32_t>(i);
   std::sort(order, order + count, [&](int32_t a, int32_t b) {

@@ -1,6 +1,7 @@
 // The memory that sampling one row needs, allocated once. One for each thread that samples.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -14,11 +15,13 @@ struct SamplerWorkspace {
         logits(vocab_size),
         maxima(num_blocks(vocab_size) * kMaximaLanes),
         block_maxima(num_blocks(vocab_size)),
-        scratch(num_blocks(vocab_size) * kMaximaLanes),
+        scratch(std::max(num_blocks(vocab_size) * kMaximaLanes, kMaxSample)),
         sums(num_blocks(vocab_size)),
         ids(vocab_size + kMaximaLanes),
         values(vocab_size + kMaximaLanes),
-        fractions(vocab_size > kLogitBlock ? vocab_size : kLogitBlock),
+        fractions((vocab_size > kLogitBlock ? vocab_size : kLogitBlock) + kMaximaLanes),
+        near_values(vocab_size + kMaximaLanes),
+        near_fractions(vocab_size + kMaximaLanes),
         keys(vocab_size),
         members(vocab_size),
         bins(kNumBins) {}
@@ -27,6 +30,7 @@ struct SamplerWorkspace {
     return (vocab_size + kLogitBlock - 1) / kLogitBlock;
   }
 
+  static constexpr int64_t kMaxSample = 1024;  // logits that may be in scratch
   static constexpr int kBinBits = 10;
   static constexpr int64_t kNumBins = int64_t{1} << kBinBits;
 
@@ -36,11 +40,14 @@ struct SamplerWorkspace {
   std::vector<float> block_maxima;  // (blocks,)
   std::vector<float> scratch;
   std::vector<int64_t> sums;  // (blocks,) of integer weights
-  // Candidates: ids ascending, their logits, exp((logit - peak) / temperature) and sorting keys.
+  // Candidates: ids ascending, their logits, and exp((logit - peak) / temperature).
   std::vector<int32_t> ids;
   std::vector<float> values;
   std::vector<float> fractions;
-  std::vector<uint64_t> keys;
+  // Candidates near a border, while it is searched.
+  std::vector<float> near_values;
+  std::vector<float> near_fractions;
+  std::vector<uint64_t> keys;    // to sort by
   std::vector<int32_t> members;  // of one bin of keys
   std::vector<int64_t> bins;
 };
