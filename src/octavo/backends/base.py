@@ -162,4 +162,7 @@ class Backend(Protocol):
 
     name: str
 
+    def weight_bytes(self, program: Program) -> int:
+        """Of the program's weights in memory, before anything is loaded."""
+
     def compile(self, program: Program, weights: WeightSource, limits: Limits) -> Executable: ...

@@ -7,6 +7,7 @@ call, ``csrc/executor`` runs the calls, ``csrc/kernels`` computes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,13 @@ from octavo.backends.base import F32, HEAD_BLOCK, I32, Batch, Limits, Rows, Scor
 from octavo.backends.cpu import available_cores
 from octavo.backends.memory import zeroed_bytes
 from octavo.backends.native_layout import Layout
-from octavo.backends.sampler import rows_between, sample, score
+from octavo.backends.native_sampler import NativeSampler
+from octavo.backends.sampler import rows_between
 from octavo.core.errors import ConfigError
-from octavo.core.kv_layout import PAGE_SIZE, KVGroup
+from octavo.core.kv_layout import page_bytes
 from octavo.program.fuse import Fusions, fuse
 from octavo.program.ir import Program
+from octavo.weights.formats import FORMATS
 from octavo.weights.recipes import describe, formats_of
 
 VERSION = 1
@@ -62,6 +65,17 @@ class NativeBackend:
             raise ConfigError(str(error)) from error
         self._fusions = fusions or Fusions()
 
+    def weight_bytes(self, program: Program) -> int:
+        """Of the packed weights, and of what stays in float32."""
+        formats = formats_of(program, self._weights)
+        sizes = (
+            prod(FORMATS[formats[weight]].shape(*weight.shape))
+            if weight in formats
+            else 4 * prod(weight.shape)
+            for weight in program.weights()
+        )
+        return sum(sizes)
+
     def compile(self, program: Program, weights: WeightSource, limits: Limits) -> NativeExecutable:
         """Pack the weights, lay out the calls, and make room for keys and values.
 
@@ -95,7 +109,7 @@ class NativeExecutable:
         fusions: Fusions,
     ) -> None:
         self.kv_groups = program.kv_groups()
-        self._kernels = kernels
+        self._sampler = NativeSampler(pool, program.vocab_size, kernels.instruction_set)
         uses_bf16 = "bf16" in (weight_format, kv_format)
         self._family = "any" if not uses_bf16 else _bf16_family(kernels.instruction_set)
         self._vocab_size = program.vocab_size
@@ -153,17 +167,16 @@ class NativeExecutable:
             ScoredRows.for_rows(len(batch.sample_rows)),
             ScoredRows.for_rows(len(batch.score_rows)),
         )
-        with np.errstate(all="ignore"):  # infinities and NaN of a row are that row's failure
-            for block, logits in self._logits(batch.sample_rows):
-                sampling = rows_between(batch.sampling, block.start, block.stop)
-                rows.token_ids[block], scores, errors = sample(logits, sampling, self._kernels)
-                rows.scores.put(block, scores)
-                rows.errors.update({block.start + row: why for row, why in errors.items()})
-            for block, logits in self._logits(batch.score_rows):
-                targets, num_top = batch.score_targets[block], batch.score_num_top[block]
-                scores, errors = score(logits, targets, num_top, self._kernels)
-                rows.prompt_scores.put(block, scores)
-                rows.prompt_errors.update({block.start + row: why for row, why in errors.items()})
+        for block, logits in self._logits(batch.sample_rows):
+            sampling = rows_between(batch.sampling, block.start, block.stop)
+            rows.token_ids[block], scores, errors = self._sampler.sample(logits, sampling)
+            rows.scores.put(block, scores)
+            rows.errors.update({block.start + row: why for row, why in errors.items()})
+        for block, logits in self._logits(batch.score_rows):
+            targets, num_top = batch.score_targets[block], batch.score_num_top[block]
+            scores, errors = self._sampler.score(logits, targets, num_top)
+            rows.prompt_scores.put(block, scores)
+            rows.prompt_errors.update({block.start + row: why for row, why in errors.items()})
         return rows
 
     def logits(self, batch: Batch, rows: I32) -> F32:
@@ -190,20 +203,8 @@ class NativeExecutable:
         for start in range(0, len(rows), HEAD_BLOCK):
             block = slice(start, min(start + HEAD_BLOCK, len(rows)))
             self._forward.run_heads(rows[block])
-            yield (
-                block,
-                self._forward.rows(self._logits_view, block.stop - block.start, self._vocab_size),
-            )
-
-
-def page_bytes(group: KVGroup, kv_format: str) -> int:
-    """Bytes of one page of a KV group (csrc/kernels/layout.h)."""
-    of_token = {
-        "f32": 4 * group.head_dim,
-        "bf16": 2 * group.head_dim,
-        "int8": -(-group.head_dim // 4) * 4 + 4,
-    }
-    return len(group.layers) * 2 * group.num_kv_heads * PAGE_SIZE * of_token[kv_format]
+            logits = self._forward.rows(self._logits_view, len(rows[block]), self._vocab_size)
+            yield block, np.ascontiguousarray(logits)  # a copy only of a vocabulary not in 32s
 
 
 def _bf16_family(instruction_set: str) -> str:

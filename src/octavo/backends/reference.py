@@ -84,12 +84,11 @@ class ReferenceBackend:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    @staticmethod
-    def num_stored_values(program: Program) -> int:
-        """Float32 numbers of a program's weights in memory. A tied embedding counts twice: as
-        rows, and transposed for the product."""
+    def weight_bytes(self, program: Program) -> int:
+        """Of a program's weights in memory. A tied embedding counts twice: as rows, and transposed
+        for the product."""
         rows, transposed = _stored_weights(program)
-        return sum(prod(weight.shape) for weight in (*rows, *transposed))
+        return 4 * sum(prod(weight.shape) for weight in (*rows, *transposed))
 
     def compile(
         self, program: Program, weights: WeightSource, limits: Limits
