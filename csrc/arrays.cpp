@@ -20,32 +20,43 @@ std::string shape_text(const int64_t* shape, int num_dims) {
   return text + ")";
 }
 
-struct ElementType {
+struct Traits {
   const char* name;
-  int size;
   const char* formats;  // of the buffer protocol, one letter each
+  int size;
 };
 
-ElementType type_of(Element element) {
+Traits traits(Element element) {
   switch (element) {
     case Element::kF32:
-      return {"float32", 4, "f"};
-    case Element::kI8:
-      return {"int8", 1, "b"};
-    case Element::kU8:
-      return {"uint8", 1, "B"};
+      return {"float32", "f", 4};
+    case Element::kF16:
+      return {"float16", "e", 2};
     case Element::kU16:
-      return {"uint16", 2, "H"};
+      return {"uint16", "H", 2};
+    case Element::kU8:
+      return {"uint8", "B", 1};
+    case Element::kI8:
+      return {"int8", "b", 1};
     case Element::kI32:
-      return {"int32", 4, "il"};
+      return {"int32", "il", 4};
     case Element::kU32:
-      return {"uint32", 4, "IL"};
+      return {"uint32", "IL", 4};
     case Element::kI64:
-      return {"int64", 8, "lq"};
+      return {"int64", "lq", 8};
     case Element::kU64:
-      return {"uint64", 8, "LQ"};
+      return {"uint64", "LQ", 8};
   }
-  return {"unknown", 0, ""};
+  return {};
+}
+
+std::string names_of(std::initializer_list<Element> elements) {
+  std::string names;
+  for (const Element element : elements) {
+    if (!names.empty()) names += " or ";
+    names += traits(element).name;
+  }
+  return names;
 }
 
 bool is_contiguous(const Py_buffer& view) {
@@ -70,29 +81,35 @@ void raise_type_error(const char* format, ...) {
   throw nanobind::python_error();
 }
 
-Array::Array(PyObject* object, const char* name, Element element, Access access) : name_(name) {
-  const ElementType type = type_of(element);
+Array::Array(PyObject* object, const char* name, std::initializer_list<Element> elements,
+             Access access)
+    : name_(name), element_(*elements.begin()) {
   // Ask without PyBUF_WRITABLE and look at `readonly` afterwards: the message is then ours.
   if (PyObject_GetBuffer(object, &view_, PyBUF_STRIDES | PyBUF_FORMAT) != 0) {
     PyErr_Clear();
-    raise_type_error("%s: expected a %s array", name, type.name);
+    raise_type_error("%s: expected a %s array", name, names_of(elements).c_str());
+  }
+  const char* format = view_.format == nullptr ? "B" : view_.format;
+  bool fits = false;
+  for (const Element element : elements) {
+    if (std::strlen(format) != 1 || !std::strchr(traits(element).formats, *format)) continue;
+    element_ = element;
+    fits = true;
   }
   std::string problem;
-  const std::string format(view_.format == nullptr ? "B" : view_.format);
-  const bool fits = format.size() == 1 && std::strchr(type.formats, format[0]) != nullptr &&
-                    view_.itemsize == type.size;
-  if (!fits) {
-    problem = std::string("dtype is not ") + type.name + " in native byte order";
+  if (!fits || view_.itemsize != traits(element_).size) {
+    problem = "dtype is not " + names_of(elements) + " in native byte order";
   } else if (!is_contiguous(view_)) {
     problem = "array is not C-contiguous";
-  } else if (reinterpret_cast<uintptr_t>(view_.buf) % type.size != 0) {
-    problem = "array is not aligned to " + std::to_string(type.size) + " bytes";
+  } else if (reinterpret_cast<uintptr_t>(view_.buf) % traits(element_).size != 0) {
+    problem = "array is not aligned to " + std::to_string(traits(element_).size) + " bytes";
   } else if (access == Access::kWrite && view_.readonly) {
     problem = "array is read-only";
   }
   if (!problem.empty()) {
+    const std::string format_copy(format);
     PyBuffer_Release(&view_);
-    raise_type_error("%s: %s (buffer format '%s')", name, problem.c_str(), format.c_str());
+    raise_type_error("%s: %s (buffer format '%s')", name, problem.c_str(), format_copy.c_str());
   }
 }
 

@@ -4,10 +4,12 @@
 #include <Python.h>
 
 #include <cstdint>
+#include <initializer_list>
 
 namespace octavo {
 
-enum class Element { kF32, kI8, kU8, kU16, kI32, kU32, kI64, kU64 };
+// What one element of an array is. bfloat16 has no name in the buffer protocol: its bits are kU16.
+enum class Element { kF32, kF16, kI8, kU8, kU16, kI32, kU32, kI64, kU64 };
 
 // Borrows the memory of an argument through the buffer protocol for the length of one call.
 // Nothing is converted or copied: an argument that does not fit raises TypeError with its name.
@@ -15,17 +17,19 @@ class Array {
  public:
   enum class Access { kRead, kWrite };
 
-  // Throws nanobind::python_error (TypeError) unless `object` is a C-contiguous array of these
-  // elements in native byte order, aligned to their size and, for kWrite, writable.
-  Array(PyObject* object, const char* name, Element element, Access access);
+  // Throws nanobind::python_error (TypeError) unless `object` is a C-contiguous array of one of
+  // `elements` in native byte order, aligned to their size and, for kWrite, writable.
+  Array(PyObject* object, const char* name, std::initializer_list<Element> elements, Access access);
   ~Array() { PyBuffer_Release(&view_); }
   Array(const Array&) = delete;
   Array& operator=(const Array&) = delete;
 
   const char* name() const { return name_; }
+  Element element() const { return element_; }
   int num_dims() const { return view_.ndim; }
   int64_t dim(int index) const { return view_.shape[index]; }
   int64_t size() const { return view_.len / view_.itemsize; }
+  void* memory() const { return view_.buf; }
 
   // Throws TypeError unless the shape is the one given.
   void require_shape(const int64_t* shape, int num_dims) const;
@@ -33,11 +37,9 @@ class Array {
   // Throws ValueError if the two share a byte; with `same_is_fine`, one and the same memory passes.
   void require_apart_from(const Array& other, bool same_is_fine) const;
 
- protected:
-  void* memory() const { return view_.buf; }
-
  private:
   const char* name_;
+  Element element_;
   Py_buffer view_;
 };
 
@@ -62,11 +64,15 @@ template <typename T>
 class ArrayOf : public Array {
  public:
   ArrayOf(PyObject* object, const char* name, Access access)
-      : Array(object, name, kElementOf<T>, access) {}
+      : Array(object, name, {kElementOf<T>}, access) {}
   T* data() const { return static_cast<T*>(memory()); }
 };
 
 using FloatArray = ArrayOf<float>;
+using Int8Array = ArrayOf<int8_t>;
+using Uint8Array = ArrayOf<uint8_t>;
+using Uint16Array = ArrayOf<uint16_t>;
+using Int32Array = ArrayOf<int32_t>;
 
 [[noreturn]] void raise_type_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -6,7 +6,10 @@
 #include <string>
 
 #include "arrays.h"
+#include "bindings/attention.h"
+#include "bindings/forward.h"
 #include "bindings/pool.h"
+#include "bindings/products.h"
 #include "cpu_features.h"
 #include "kernels/dispatch.h"
 
@@ -178,5 +181,8 @@ NB_MODULE(_native, module) {
       .def("tanh", &Kernels::tanh, nb::arg("x").none(), nb::arg("out").none())
       .def("sigmoid", &Kernels::sigmoid, nb::arg("x").none(), nb::arg("out").none());
 
+  octavo::bind_forward(module);
+  octavo::bind_products(module);
+  octavo::bind_attention(module);
   octavo::bind_sampler(module);
 }

@@ -18,6 +18,7 @@ class Pool {
  public:
   explicit Pool(int num_threads) : threads_(checked(num_threads)) {}
   int num_threads() const { return threads_.num_threads(); }
+  ThreadPool& threads() { return threads_; }
 
   // Runs a function of a kernel table over `num_items` items, without the GIL.
   template <typename Task>

@@ -2,6 +2,7 @@
 // every instruction set; octavo/backends/canonical.py says them in NumPy. No C library, no
 // approximate reciprocals. Polynomials are minimax fits of this project (iteratively reweighted
 // least squares on Chebyshev nodes). Included by each unit inside its anonymous namespace.
+#pragma once
 
 using Vector = Floats::Vector;
 using Ints = Floats::Ints;

@@ -88,20 +88,27 @@ def quality(
             formats=wanted,
             options=options,
         )
-        with _progress(name) as show:
-            for state in run_in_worker(job, QualityState):
-                show(state)
-                if state.row is None:
-                    continue
-                rows.append(state.row)
-                if json:
-                    print_json(msgspec.to_builtins(state.row))
+        found = _measure(job)
+        rows += found
+        for row in found if json else ():
+            print_json(msgspec.to_builtins(row))
     if not json:
         out = console()
         out.print(quality_table(text.name, rows))
         for note in quality_notes(rows):
-            out.print(note, soft_wrap=True)
+            out.print(note, soft_wrap=True, markup=False)
     return ExitCode.OK
+
+
+def _measure(job: QualityJob) -> list[QualityRow]:
+    """The rows of one model."""
+    rows = []
+    with _progress(job.model) as show:
+        for state in run_in_worker(job, QualityState):
+            show(state)
+            if state.row is not None:
+                rows.append(state.row)
+    return rows
 
 
 def _formats(names: Sequence[str] | None, options: dict[str, Any]) -> tuple[Format, ...]:

@@ -119,7 +119,7 @@ PARTS_NOTE = (
 
 def quality_table(name: str, rows: Sequence[QualityRow]) -> Table:
     """A row for each model and format; f32 has nothing to be compared with."""
-    table = _table(name, "\nmodel")
+    table = _table(escape(visible(name)), "\nmodel")
     table.padding = 0  # ten columns in eighty characters
     table.columns[0].no_wrap = False
     table.columns[0].overflow = "fold"
@@ -158,8 +158,9 @@ def quality_notes(rows: Sequence[QualityRow]) -> list[str]:
     """What was read; the same for all formats of a model."""
     of_models = {row.model: row for row in rows}
     notes = [
-        f"{visible(row.model)}: {row.documents:,} documents in {row.windows:,} windows of at most"
-        f" {row.context:,} tokens; {row.tokens:,} tokens scored, {row.characters:,} characters."
+        f"{visible(row.model)}: {row.tokens:,} tokens scored, {row.characters:,} characters;"
+        f" documents: {row.documents:,}, windows of at most {row.context:,} tokens:"
+        f" {row.windows:,}."
         for row in of_models.values()
     ]
     counts = [row.characters for row in of_models.values()]

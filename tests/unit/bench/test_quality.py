@@ -103,12 +103,17 @@ def engine_losses(folder: Path, windows: list[list[int]]) -> list[float]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [("llama", {}), ("gpt2", {}), ("mistral", {"sliding_window": 32})],
+)
 def test_perplexity_and_bits_are_those_of_the_engines_logprobs(
-    folder: Path, tmp_path: Path
+    tmp_path: Path, family: str, options: dict[str, int]
 ) -> None:
+    model = write_small_model(tmp_path / "model", family, **options)
     text = TEXT * 5
-    [row] = rows_of(job(folder, tmp_path / "text", text))
-    lost = engine_losses(folder, [encoded(folder, text)])
+    [row] = rows_of(job(model, tmp_path / "text", text))
+    lost = engine_losses(model, [encoded(model, text)])
     assert row.tokens == len(lost) == len(text.encode()) - 1 > 3 * HEAD_BLOCK
     assert (row.documents, row.windows, row.context) == (1, 1, 512)
     assert row.characters == len(text) - 1  # without a BOS the first is not predicted

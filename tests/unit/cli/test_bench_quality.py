@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,9 @@ def test_a_table(octavo: CommandLine, model: Path, text: Path) -> None:
     assert (ended.status, ended.err) == (0, "")
     lines = ended.out.splitlines()
     assert lines[0].strip() == "dogs.txt"
-    name = f"{model.name}: 2 documents in 2 windows of at most 512 tokens"
     # The first character of a document is there to be read: this model has no BOS.
-    assert lines[-1] == f"{name}; 26 tokens scored, 26 characters."
+    counts = "26 tokens scored, 26 characters; documents: 2, windows of at most 512 tokens: 2."
+    assert lines[-1] == f"{model.name}: {counts}"
     [row] = [line.split() for line in lines if " f32 " in line and "as" not in line]
     [figures] = json_rows(octavo, model, "--text", text, "--separator", "===")
     assert row == [
@@ -90,6 +91,25 @@ def test_mistakes_are_told_before_a_model_is_loaded(
         assert message in ended.err
         assert "hint: " in ended.err or "num_threads" in message or "limit" in message
         assert ended.out == ""
+
+
+def test_brackets_in_names_are_no_markup(octavo: CommandLine, text: Path) -> None:
+    model = write_small_model(octavo.folder / "[red]m")
+    ended = octavo("bench", "quality", model, "--text", text.rename(octavo.folder / "[b]t"))
+    assert ended.status == 0
+    assert ended.out.split()[0] == "[b]t"
+    assert ended.out.count("[red]m") == 2  # in the table, and in the note below
+
+
+def test_progress_is_shown_on_a_terminal_only(
+    octavo: CommandLine, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    ended = octavo("bench", "quality", model, "--text", text, "--json")
+    assert "/37" in ended.err  # tokens
+    [line] = ended.out.splitlines()
+    assert json.loads(line)["tokens"] == 37
 
 
 def row(**changes: object) -> QualityRow:
