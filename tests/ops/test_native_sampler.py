@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from octavo import _native
 from octavo.backends import sampler as twin
 from octavo.backends.base import I32, SamplingBatch, ScoredRows
+from octavo.backends.candidates import WEIGHT_ONE, exponentials, integer_weights
 from octavo.backends.native_sampler import NativeSampler
+from octavo.backends.philox import random_u64
 from tests.ops.helpers import F32, at_end_of_page
 from tests.unit.backends.sampling_rows import Row, batch_of
 
@@ -216,11 +218,51 @@ def test_ties_at_a_border_keep_the_lower_ids(
         assert_same(native.sample(block, batch), twin.sample(block, batch, KERNELS))
 
 
-@pytest.mark.parametrize("place", [0, 1, 511, 512, 40_000, 65_535])
-@pytest.mark.parametrize("value", [30.0, math.nan, INF])
+def test_a_draw_at_the_very_border_of_a_block(instruction_set: str) -> None:
+    """The weights are made for one random number: the draw falls on the sum of the first block."""
+    row = Row(seed=3)
+    key = np.array([3], np.uint64), np.zeros(1, np.uint32), np.zeros(1, np.uint32)
+    number = int(random_u64(*key)[0])
+    rest = -(-WEIGHT_ONE * 2**64 // number) - WEIGHT_ONE
+    pool = np.linspace(-28, 0, 60_000, dtype=np.float32)
+    weights = integer_weights(exponentials(pool, KERNELS))
+    logits = np.full((1, 2 * BLOCK), -np.inf, np.float32)
+    logits[0, 0] = 0.0
+    token = BLOCK
+    while rest > 0:
+        heaviest = int(np.flatnonzero(weights <= rest)[-1])
+        logits[0, token] = pool[heaviest]
+        rest -= int(weights[heaviest])
+        token += 1
+    batch = batch_of([row], 2 * BLOCK)
+    native = NativeSampler(POOLS[0], 2 * BLOCK, instruction_set)
+    assert native.sample(logits, batch)[0].tolist() == [BLOCK]
+    assert twin.sample(logits, batch, KERNELS)[0].tolist() == [BLOCK]
+
+
+@pytest.mark.parametrize("lift", [0.3, -0.3])
+@pytest.mark.parametrize(
+    "filters", [{"top_k": 700}, {"top_k": 2000}, {"top_p": 0.2}, {"top_p": 0.6}, {"top_p": 0.95}]
+)
+def test_samples_that_mislead_change_nothing(
+    filters: dict[str, Any], lift: float, instruction_set: str
+) -> None:
+    """Every fourth logit, just where samples are taken, is higher than the others, or lower."""
+    size = 4096
+    rng = np.random.default_rng(5)
+    logits = rng.uniform(-0.1, 0.1, size).astype(np.float32)
+    logits[::4] += np.float32(lift)
+    rows = [Row(position=position, **filters) for position in range(150)]
+    block, batch = np.repeat(logits[None], len(rows), axis=0), batch_of(rows, size)
+    native = NativeSampler(POOLS[0], size, instruction_set)
+    assert_same(native.sample(block, batch), twin.sample(block, batch, KERNELS))
+
+
+@pytest.mark.parametrize("place", [0, 511, 512, 40_000])
+@pytest.mark.parametrize("value", [-30.0, 30.0, math.nan, INF])
 def test_a_single_long_row_is_shared_by_threads(place: int, value: float) -> None:
-    logits = logits_for(1, 65_536, 0)
-    logits[0, 65_535] = logits[0, 3] = logits.max() + 1  # a tie: the lower id
+    logits = np.random.default_rng(0).normal(0, 3, (1, 65_536)).astype(np.float32)
+    logits[0, 65_535] = logits[0, 3] = 25.0  # a tie: the lower id
     logits[0, place] = value
     batch = batch_of([Row(temperature=0, num_logprobs=3)], 65_536)
     expected = twin.sample(logits, batch, KERNELS)
