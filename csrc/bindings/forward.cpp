@@ -232,12 +232,27 @@ class PyForward {
   }
 
   void run(Ints1 token_ids, Ints1 positions, Ints1 row_starts, std::vector<Ints2> tables) {
+    const auto num_tokens = static_cast<int64_t>(token_ids.shape(0));
+    const auto num_seqs = static_cast<int64_t>(row_starts.shape(0)) - 1;
+    if (num_tokens > forward_.limits().max_tokens) {
+      throw nb::value_error("token_ids: more than the program was compiled for");
+    }
+    if (static_cast<int64_t>(positions.shape(0)) != num_tokens || num_seqs < 1 ||
+        row_starts.data()[0] != 0 || row_starts.data()[num_seqs] != num_tokens ||
+        static_cast<int64_t>(tables.size()) != forward_.num_pools()) {
+      throw nb::value_error("the arrays of a step do not fit each other");
+    }
+    for (const Ints2& table : tables) {
+      if (static_cast<int64_t>(table.shape(0)) != num_seqs) {
+        throw nb::value_error("tables: one row for each sequence is needed");
+      }
+    }
     Step step{};
     step.token_ids = token_ids.data();
     step.positions = positions.data();
     step.row_starts = row_starts.data();
-    step.num_tokens = static_cast<int64_t>(token_ids.shape(0));
-    step.num_seqs = static_cast<int64_t>(row_starts.shape(0)) - 1;
+    step.num_tokens = num_tokens;
+    step.num_seqs = num_seqs;
     for (const Ints2& table : tables) {
       step.tables.push_back({table.data(), static_cast<int64_t>(table.shape(1))});
     }
@@ -246,6 +261,9 @@ class PyForward {
   }
 
   void run_heads(Ints1 head_rows) {
+    if (static_cast<int64_t>(head_rows.shape(0)) > forward_.limits().max_heads) {
+      throw nb::value_error("head_rows: more than the program was compiled for");
+    }
     nb::gil_scoped_release released;
     forward_.run_heads(head_rows.data(), static_cast<int64_t>(head_rows.shape(0)));
   }

@@ -25,6 +25,8 @@ class Forward {
 
   const KernelTable& kernels() const { return kernels_; }
   int num_threads() const { return threads_.num_threads(); }
+  const ForwardLimits& limits() const { return limits_; }
+  int64_t num_pools() const { return static_cast<int64_t>(pools_.size()); }
 
   // Room for the rows of the present kind; `features` is padded to whole panels.
   View add_buffer(int64_t features);

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from octavo import LLM
+from octavo._native import instruction_sets
 from tests.exactness.workload import MAX_MODEL_LEN, Answer, run, workload, write_model
 
 Options = dict[str, Any]
@@ -28,9 +29,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(folder: Path) -> list[Answer]:
+    return plain_answers(folder, {})
+
+
+def plain_answers(folder: Path, options: Options) -> list[Answer]:
     answers: list[Answer] = []
     for job in workload():  # an engine each: nothing at all can be shared
-        with LLM(folder, load_format="dummy", **PLAIN) as llm:
+        with LLM(folder, load_format="dummy", **PLAIN, **options) as llm:
             answers.extend(run(llm, [job]))
     return answers
 
@@ -58,7 +63,6 @@ AXES: dict[str, dict[str, Options]] = {
     "pages": {"plenty": {}, "scarce": {"num_pages": 22}},
     "overlap": {"one": {}, "two": {"steps_in_flight": 2}},
     "threads": {"thread1": {"num_threads": 1}, "thread2": {"num_threads": 2}},
-    "backend": {"reference": {"backend": "reference"}, "native": {"backend": "native"}},
 }
 
 
@@ -129,12 +133,73 @@ def test_other_machinery(folder: Path, plain: list[Answer], name: str) -> None:
         assert run(llm, workload()) == plain
 
 
-def test_every_instruction_set_gives_the_same_bits(
-    folder: Path, plain: list[Answer], monkeypatch: pytest.MonkeyPatch
+def test_every_instruction_set_gives_the_same_bits_in_f32(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from octavo import _native
-
-    for name in _native.instruction_sets():
+    expected = plain_answers(folder, {"weights": "f32"})
+    for name in instruction_sets():
         monkeypatch.setenv("OCTAVO_CPU_ISA", name)
-        with LLM(folder, load_format="dummy") as llm:
-            assert run(llm, workload()) == plain, name
+        with LLM(folder, load_format="dummy", weights="f32") as llm:
+            assert run(llm, workload()) == expected, name
+
+
+FORMATS: dict[str, Options] = {
+    "reference": {"backend": "reference"},
+    "f32": {"weights": "f32"},
+    "f32_bf16": {"weights": "f32", "kv": "bf16"},
+    "f32_int8": {"weights": "f32", "kv": "int8"},
+    "bf16": {"weights": "bf16"},
+    "bf16_int8": {"weights": "bf16", "kv": "int8"},
+    "w8_f32": {"weights": "w8", "kv": "f32"},
+    "w8_int8": {"weights": "w8", "kv": "int8"},
+    "w4": {"weights": "w4"},
+    "w4_int8": {"weights": "w4", "kv": "int8"},
+}
+"""w8 with bf16 pages, the default, is what the rest of this file runs."""
+VARIANTS: dict[str, Options] = {
+    "batch17-chunk64-two-thread2": {
+        "max_num_seqs": 17,
+        "max_num_batched_tokens": 64,
+        "steps_in_flight": 2,
+        "num_threads": 2,
+    },
+    "batch8-chunk17-scarce-cold": {
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 17,
+        "num_pages": 22,
+        "prefix_cache": False,
+    },
+    "batch8-shared-thread1": {"max_num_seqs": 8, "num_threads": 1},
+    "no_kv_cache": CLOSED_BATCHES["no_kv_cache"],
+    "padded": CLOSED_BATCHES["padded"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format(folder: Path, name: str) -> None:
+    expected = plain_answers(folder, FORMATS[name])
+    for variant, options in VARIANTS.items():
+        with LLM(folder, load_format="dummy", **options, **FORMATS[name]) as llm:
+            assert run(llm, workload()) == expected, variant
+            check_path(variant, llm)
+
+
+def test_the_native_backend_in_f32_gives_the_bits_of_the_reference(folder: Path) -> None:
+    options: Options = {"load_format": "dummy", "weights": "f32"}
+    with LLM(folder, backend="native", **options) as llm:
+        native = run(llm, workload())
+    with LLM(folder, backend="reference", **options) as llm:
+        assert run(llm, workload()) == native
+
+
+@pytest.mark.parametrize("weights", ["w8", "w4"])
+def test_integer_formats_have_one_answer_on_every_instruction_set(
+    folder: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {}
+    for name in instruction_sets():
+        monkeypatch.setenv("OCTAVO_CPU_ISA", name)
+        with LLM(folder, load_format="dummy", weights=weights, kv="int8") as llm:
+            answers[name] = run(llm, workload())
+    assert all(answer == answers["scalar"] for answer in answers.values())

@@ -67,7 +67,7 @@ def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic)
     executable = backend.compile(
         program,
         weights,
-        Limits(config.max_num_seqs, config.max_num_batched_tokens, max_model_len, num_pages),
+        Limits(config.max_num_seqs, _max_step_tokens(config), max_model_len, num_pages),
     )
     # Only the prefix cache names pages, and only names need the weights' fingerprint.
     numerics = numerics_id(executable.numerics()) if config.prefix_cache else b""
@@ -103,6 +103,11 @@ def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic)
     )
     engine = Engine(scheduler, runner, steps_in_flight=config.steps_in_flight, clock=clock)
     return LoadedEngine(engine, executable, kv, spec, generation, max_model_len, num_pages)
+
+
+def _max_step_tokens(config: EngineConfig) -> int:
+    """Padding comes on top of the budget: every sequence may become as long as the longest."""
+    return config.max_num_batched_tokens * (config.max_batch_size if config.pad else 1)
 
 
 def make_backend(config: EngineConfig) -> Backend:
