@@ -23,6 +23,7 @@ from octavo.cli.settings import (
 from octavo.core.config import EngineConfig
 from octavo.core.kv_layout import KVGroup
 from octavo.core.request import SamplingParams
+from octavo.models.builtin import BUILTIN
 from octavo.models.folder import resolve
 
 Rows = list[tuple[str, str]]
@@ -43,7 +44,8 @@ def info(
     Nothing is loaded: of a model on the hub, only the small files are fetched.
 
     Args:
-        model: a model folder, or a model on the hub as owner/name or owner/name@revision.
+        model: a model folder, or a model on the hub as owner/name or owner/name@revision; by
+            default the built-in one.
         settings: show every setting, its value, and where that came from.
         json: machine-readable output.
     """
@@ -59,8 +61,10 @@ def info(
         machine = Machine.look()
         parts["machine"] = dataclasses.asdict(machine)
         tables.append(("machine", _machine_rows(machine, config.num_threads)))
-    if model is not None:
-        facts = ModelFacts.read(resolve(model, weights=False), config.max_model_len)
+    if model is not None or not settings:
+        facts = ModelFacts.read(
+            resolve(BUILTIN if model is None else model, weights=False), config.max_model_len
+        )
         parts["model"] = _model_json(facts)
         tables.append(("model", _model_rows(facts)))
     if json:
