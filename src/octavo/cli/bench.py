@@ -65,7 +65,7 @@ def ladder(
     must give the same answers, tokens and logprobs, to the bit; exit status 1 if one does not.
 
     Args:
-        model: a model folder, or owner/name on the hub; by default the built-in one.
+        model: a model folder, owner/name on the hub, or builtin.
         quick: less work, and each rung once: under a minute for a small model.
         repeat: runs of each rung, by default 3, with --quick 1; the median is printed, of those
             that other processes did not disturb.

@@ -41,8 +41,8 @@ def plan(
     fetched. The exit status is 0 if it fits and 1 if it does not.
 
     Args:
-        model: a model folder, or a model on the hub as owner/name or owner/name@revision; by
-            default the built-in one.
+        model: a model folder, a model on the hub as owner/name or owner/name@revision, or
+            builtin.
         context: tokens of each user's prompt and answer together; by default the model's own.
         users: sequences that are computed together, each of full length.
         memory: plan for a machine with so much free memory, such as 16GiB, instead of this one.

@@ -35,9 +35,11 @@ def run(
     piped in is one message: the answer goes to stdout, and that is all. In a conversation, /help
     lists the commands, Ctrl-C stops an answer, Ctrl-D ends the session.
 
+    The built-in model is a small teller of stories.
+
     Args:
-        model: a model folder, or a model on the hub as owner/name or owner/name@revision; by
-            default the built-in one, a small teller of stories.
+        model: a model folder, a model on the hub as owner/name or owner/name@revision, or
+            builtin.
         system: the system message.
         chat: use the chat template; by default where the model has one.
         tokenizer: a folder to take the tokeniser from, instead of the model's own.
