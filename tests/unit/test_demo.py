@@ -15,6 +15,7 @@ def test_the_ladder_is_left_out_where_it_would_take_long(
 ) -> None:
     monkeypatch.setattr(demo, "ladder_s", lambda llm: 3600.0)
     monkeypatch.setattr(demo, "show_ladder", None)
+    monkeypatch.setattr(demo, "show_batch", lambda llm, screen: True)
     monkeypatch.setattr("sys.argv", ["demo"])
     assert demo.main() == 0
     out = capsys.readouterr().out
@@ -26,6 +27,7 @@ def test_different_answers_are_told_and_fail(
 ) -> None:
     monkeypatch.setattr(demo, "ladder_s", lambda llm: 3600.0)
     monkeypatch.setattr(demo, "_same", lambda one, other: False)
+    monkeypatch.setattr(demo, "show_story", lambda llm, screen: None)
     monkeypatch.setattr("sys.argv", ["demo"])
     assert demo.main() == 1
     assert "answers: DIFFERENT" in capsys.readouterr().out
