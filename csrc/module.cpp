@@ -3,13 +3,12 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
-#include <cstdlib>
 #include <string>
 
 #include "arrays.h"
+#include "bindings/pool.h"
 #include "cpu_features.h"
 #include "kernels/dispatch.h"
-#include "thread_pool.h"
 
 namespace nb = nanobind;
 
@@ -18,7 +17,6 @@ namespace {
 
 using Access = FloatArray::Access;
 
-constexpr int kMaxThreads = 1024;
 // Work below these sizes costs less than waking a worker.
 constexpr int64_t kElementsOfABlock = 8192;
 constexpr int64_t kProductsWorthSharing = 32768;
@@ -26,76 +24,6 @@ constexpr int64_t kMaxRowBlock = 192;
 constexpr int64_t kMinColumnBlock = 64;
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-std::string usable_names() {
-  std::string names;
-  int count = 0;
-  const InstructionSet* sets = instruction_sets(&count);
-  for (int i = 0; i < count; ++i) {
-    if (!is_usable(sets[i])) continue;
-    if (!names.empty()) names += ", ";
-    names += sets[i].name;
-  }
-  return names;
-}
-
-// Throws nb::value_error for a name that is unknown or does not run on this machine.
-const InstructionSet& choose_instruction_set(const std::string& asked) {
-  std::string name = asked;
-  std::string origin;
-  if (name.empty()) {
-    const char* forced = std::getenv("OCTAVO_CPU_ISA");
-    if (forced != nullptr && *forced != '\0') {
-      name = forced;
-      origin = " (from OCTAVO_CPU_ISA)";
-    }
-  }
-  int count = 0;
-  const InstructionSet* sets = instruction_sets(&count);
-  const InstructionSet* best = nullptr;
-  for (int i = 0; i < count; ++i) {
-    if (is_usable(sets[i]) && (name.empty() || name == sets[i].name)) best = &sets[i];
-  }
-  if (best == nullptr) {
-    const std::string message =
-        "instruction set '" + name + "'" + origin +
-        " is unknown or not usable on this machine; usable: " + usable_names();
-    throw nb::value_error(message.c_str());
-  }
-  return *best;
-}
-
-class Pool {
- public:
-  explicit Pool(int num_threads) : threads_(checked(num_threads)) {}
-  int num_threads() const { return threads_.num_threads(); }
-
-  // Runs a function of a kernel table over `num_items` items, without the GIL.
-  template <typename Task>
-  void run(void (*kernel)(const Task&, int64_t, int64_t), const Task& task, int64_t num_items,
-           int64_t block) {
-    struct Call {
-      void (*kernel)(const Task&, int64_t, int64_t);
-      const Task* task;
-    } call{kernel, &task};
-    const auto body = [](void* context, int64_t begin, int64_t end) {
-      const Call& self = *static_cast<Call*>(context);
-      self.kernel(*self.task, begin, end);
-    };
-    nb::gil_scoped_release released;
-    threads_.run(num_items, block, body, &call);
-  }
-
- private:
-  static int checked(int num_threads) {
-    if (num_threads < 1 || num_threads > kMaxThreads) {
-      throw nb::value_error("num_threads must be between 1 and 1024");
-    }
-    return num_threads;
-  }
-
-  ThreadPool threads_;
-};
 
 class Kernels {
  public:

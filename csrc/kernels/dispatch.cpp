@@ -8,16 +8,25 @@ namespace {
 
 constexpr const char* kNothing[] = {nullptr};
 #if defined(__x86_64__)
-constexpr const char* kForAvx2[] = {"avx2", "fma", nullptr};
+constexpr const char* kForAvx2[] = {"avx2", "fma", "f16c", nullptr};
+constexpr const char* kForAvxVnni[] = {"avx2", "fma", "f16c", "avx_vnni", nullptr};
 constexpr const char* kForAvx512[] = {"avx2",     "fma",      "avx512f", "avx512bw",
                                       "avx512dq", "avx512vl", nullptr};
+constexpr const char* kForAvx512Vnni[] = {"avx2",     "fma",      "avx512f",     "avx512bw",
+                                          "avx512dq", "avx512vl", "avx512_vnni", nullptr};
+constexpr const char* kForAvx512Bf16[] = {"avx2",        "fma",         "avx512f",
+                                          "avx512bw",    "avx512dq",    "avx512vl",
+                                          "avx512_vnni", "avx512_bf16", nullptr};
 #endif
 
 constexpr InstructionSet kSets[] = {
     {"scalar", &kScalarKernels, kNothing},
 #if defined(__x86_64__)
     {"avx2", &kAvx2Kernels, kForAvx2},
+    {"avxvnni", &kAvxVnniKernels, kForAvxVnni},
     {"avx512", &kAvx512Kernels, kForAvx512},
+    {"avx512vnni", &kAvx512VnniKernels, kForAvx512Vnni},
+    {"avx512bf16", &kAvx512Bf16Kernels, kForAvx512Bf16},
 #endif
 };
 

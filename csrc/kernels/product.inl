@@ -116,7 +116,7 @@ void compute_strip(int64_t rows, int64_t columns, const Tile& tile) {
 // Calls body(first row, rows) for tiles of nearly equal height: 16 rows are 8 + 8, not 12 + 4.
 template <typename Body>
 inline void for_each_row_tile(int64_t rows, Body body) {
-  const int64_t tiles = (rows + kMaxTileRows - 1) / kMaxTileRows;
+  const int64_t tiles = (rows + kRegisterRows - 1) / kRegisterRows;
   int64_t done = 0;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t height = (rows - done) / (tiles - t);
@@ -170,7 +170,7 @@ void compute_rows(int64_t rows, int64_t columns, const Tile& block) {
         Tile tile = panel;
         tile.a += first * tile.a_stride;
         tile.out += first * tile.out_stride;
-        compute_strip<kMaxTileRows, kTileVectors>(height, width, tile);
+        compute_strip<kRegisterRows, kTileVectors>(height, width, tile);
       });
     }
     k += slice.depth;

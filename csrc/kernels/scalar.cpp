@@ -48,7 +48,7 @@ struct Floats {
 };
 
 // (rows, vectors of columns) held in registers at once.
-constexpr int kMaxTileRows = 4;
+constexpr int kRegisterRows = 4;
 constexpr int kTileVectors = 4;
 constexpr int kVectorsForOneRow = 8;
 // The few rows that read b as it lies, in wide strips, rather than pack it first.
@@ -58,10 +58,28 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"
 #include "kernels/row_sums.inl"
+// After those that they use.
+#include "kernels/attention_f32.inl"
+#include "kernels/panels_f32.inl"
+#include "kernels/rows.inl"
 
 }  // namespace
 
-const KernelTable kScalarKernels = {product,      row_sums,      row_sums_of_squares, exp_elements,
-                                    log_elements, tanh_elements, sigmoid_elements};
+const KernelTable kScalarKernels = {product,
+                                    row_sums,
+                                    row_sums_of_squares,
+                                    exp_elements,
+                                    log_elements,
+                                    tanh_elements,
+                                    sigmoid_elements,
+                                    norm,
+                                    rotate,
+                                    add,
+                                    scale,
+                                    activate,
+                                    panels_f32,
+                                    write_kv_f32,
+                                    attend_f32,
+                                    merge_chunk};
 
 }  // namespace octavo

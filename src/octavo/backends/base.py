@@ -121,6 +121,8 @@ class Executable(Protocol):
     """A compiled program with its weights and its pools of keys and values."""
 
     kv_groups: tuple[KVGroup, ...]
+    weight_bytes: int
+    """Of the weights in memory, in the form that it computes with."""
 
     def numerics(self) -> dict[str, str]:
         """What decides the bits of keys and values on the backend's side (hashing.numerics_id).
@@ -130,6 +132,12 @@ class Executable(Protocol):
 
     def run(self, batch: Batch) -> Rows:
         """Copy pages, compute every token of the batch, store its keys and values, sample."""
+
+    def logits(self, batch: Batch, rows: I32) -> F32:
+        """As :meth:`run`, but instead of sampling the logits of these rows: (rows, vocab).
+
+        All of them exist at once. For measurements and tests.
+        """
 
     def page(self, group: int, page: int) -> NDArray[np.uint8]:
         """One page's bytes, a writable view: (layers * 2 * kv heads * bytes,).

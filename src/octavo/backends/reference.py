@@ -129,6 +129,7 @@ class ReferenceExecutable:
         }
         attention = PagedAttention(kernels, self._pools)
         operations = _ReferenceOperations(program, weights, kernels, attention)
+        self.weight_bytes = operations.weight_bytes
         self._interpreter = Interpreter[_Step, F32](program, operations)
         self._vocab_size = program.vocab_size
         self._program_digest = program.digest()
@@ -251,6 +252,11 @@ class _ReferenceOperations:
         for weight in transposed:
             loaded = self._weights[weight] if weight in rows else weights.load(weight)
             self._transposed[weight] = np.ascontiguousarray(loaded.T)
+
+    @property
+    def weight_bytes(self) -> int:
+        arrays = (*self._weights.values(), *self._transposed.values())
+        return sum(array.nbytes for array in arrays)
 
     def embed(self, operation: Embed, step: _Step) -> F32:
         by_token = operation.by is EmbedBy.TOKEN

@@ -18,12 +18,13 @@ import msgspec
 
 from octavo.bench.engine import EngineJob, Sample, measure_engine
 from octavo.bench.overhead import OverheadJob, OverheadResult, measure_overhead
+from octavo.bench.quality import QualityJob, QualityState, measure_quality
 from octavo.bench.rung import RungJob, RungResult, measure_rung
 from octavo.core.errors import EngineDead, OctavoError, error_from_code
 
-Job = EngineJob | RungJob | OverheadJob
-Result = Sample | RungResult | OverheadResult
-ResultType = TypeVar("ResultType", Sample, RungResult, OverheadResult)
+Job = EngineJob | RungJob | OverheadJob | QualityJob
+Result = Sample | RungResult | OverheadResult | QualityState
+ResultType = TypeVar("ResultType", Sample, RungResult, OverheadResult, QualityState)
 
 
 class Failure(msgspec.Struct, frozen=True, tag=True):
@@ -75,8 +76,10 @@ def main() -> int:
         results = measure_engine(job)
     elif isinstance(job, RungJob):
         results = measure_rung(job)
-    else:
+    elif isinstance(job, OverheadJob):
         results = measure_overhead(job)
+    else:
+        results = measure_quality(job)
     try:
         for result in results:
             _write(result)

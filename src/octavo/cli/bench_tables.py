@@ -6,12 +6,15 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from octavo.bench.engine import Sample
 from octavo.bench.ladder import Step
 from octavo.bench.machine import QUIET_SHARE, quiet_ones
 from octavo.bench.parts import StepParts
+from octavo.bench.quality import QualityRow
+from octavo.cli.output import visible
 
 
 def ladder_table(name: str, steps: Sequence[Step]) -> Table:
@@ -112,6 +115,65 @@ PARTS_NOTE = (
     "plan: the scheduler; batch: arrays; run: the model; result and apply: what came of it;"
     " rest: messages, text, the caller; not run: everything but the model."
 )
+
+
+def quality_table(name: str, rows: Sequence[QualityRow]) -> Table:
+    """A row for each model and format; f32 has nothing to be compared with."""
+    table = _table(escape(visible(name)), "\nmodel")
+    table.padding = 0  # ten columns in eighty characters
+    table.columns[0].no_wrap = False
+    table.columns[0].overflow = "fold"
+    table.add_column("\nformat", no_wrap=True)
+    for column in (
+        "ppl a\ntoken",
+        "bits a\nchar",
+        "top-1\nas f32",
+        "KL\nmean",
+        "\np99",
+        "\nmax",
+        "weights\nMiB",
+        "KV KiB\na token",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            escape(visible(row.model)),
+            row.format,
+            figure(row.perplexity),
+            "" if row.bits_per_character is None else f"{row.bits_per_character:.4f}",
+            "" if row.agreement is None else f"{row.agreement:.1%}",
+            *("" if kl is None else _kl(kl) for kl in (row.kl_mean, row.kl_p99, row.kl_max)),
+            figure(row.weight_bytes / 2**20),
+            figure(row.kv_bytes_a_token / 2**10),
+        )
+    return table
+
+
+def _kl(nats: float) -> str:
+    """Two digits in six characters."""
+    return f"{nats:.2g}" if nats >= 0.001 or nats == 0 else f"{nats:.0e}"
+
+
+def quality_notes(rows: Sequence[QualityRow]) -> list[str]:
+    """What was read; the same for all formats of a model."""
+    of_models = {row.model: row for row in rows}
+    notes = [
+        f"{visible(row.model)}: {row.tokens:,} tokens scored, {row.characters:,} characters;"
+        f" documents: {row.documents:,}, windows of at most {row.context:,} tokens:"
+        f" {row.windows:,}."
+        for row in of_models.values()
+    ]
+    counts = [row.characters for row in of_models.values()]
+    if max(counts) > (1 + SAME_TEXT) * min(counts):
+        notes.append(
+            "The models did not score the same stretch of text: for bits per character that can be"
+            " compared, set --limit-tokens 0."
+        )
+    return notes
+
+
+SAME_TEXT = 0.02
+"""Tokenisers that drop a character here and there still read the same text."""
 
 
 def _table(title: str, first_column: str) -> Table:

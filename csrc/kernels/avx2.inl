@@ -1,0 +1,97 @@
+// Kernels for AVX2 and FMA, and for AVX-VNNI where the unit is compiled for it: eight lanes,
+// sixteen registers. The unit that includes this names OCTAVO_KERNEL_TABLE.
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "kernels/table.h"
+
+namespace octavo {
+namespace {
+
+// Eight ones, then eight zeros: a window of it selects the first lanes.
+alignas(64) constexpr int32_t kWindow[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+
+struct Floats {
+  using Vector = __m256;
+  using Ints = __m256i;
+  using Mask = __m256;
+  static constexpr int kLanes = 8;
+
+  static __m256i first(int64_t count) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kWindow + 8 - count));
+  }
+
+  static Vector set(float value) { return _mm256_set1_ps(value); }
+  static Vector load(const float* p) { return _mm256_loadu_ps(p); }
+  static Vector load_first(const float* p, int64_t count) {
+    return _mm256_maskload_ps(p, first(count));
+  }
+  static void store(float* p, Vector v) { _mm256_storeu_ps(p, v); }
+  static void store_first(float* p, Vector v, int64_t count) {
+    _mm256_maskstore_ps(p, first(count), v);
+  }
+
+  static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+  static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+  static Vector subtract(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+  static Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+  static Vector divide(Vector a, Vector b) { return _mm256_div_ps(a, b); }
+
+  static Mask less(Vector a, Vector b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+  static Mask equal(Vector a, Vector b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+  static Vector select(Mask mask, Vector yes, Vector no) { return _mm256_blendv_ps(no, yes, mask); }
+
+  static Ints set_ints(uint32_t value) { return _mm256_set1_epi32(static_cast<int32_t>(value)); }
+  static Ints bits(Vector v) { return _mm256_castps_si256(v); }
+  static Vector from_bits(Ints v) { return _mm256_castsi256_ps(v); }
+  static Vector to_floats(Ints v) { return _mm256_cvtepi32_ps(v); }
+  static Ints add(Ints a, Ints b) { return _mm256_add_epi32(a, b); }
+  static Ints subtract(Ints a, Ints b) { return _mm256_sub_epi32(a, b); }
+  static Ints bit_and(Ints a, Ints b) { return _mm256_and_si256(a, b); }
+  static Ints bit_or(Ints a, Ints b) { return _mm256_or_si256(a, b); }
+  template <int kBits>
+  static Ints shift_left(Ints v) {
+    return _mm256_slli_epi32(v, kBits);
+  }
+  template <int kBits>
+  static Ints shift_right_signed(Ints v) {
+    return _mm256_srai_epi32(v, kBits);
+  }
+};
+
+// (rows, vectors of columns) held in registers at once: 6 x 2 accumulators + 2 of b + 1 of a.
+constexpr int kRegisterRows = 6;
+constexpr int kTileVectors = 2;
+constexpr int kVectorsForOneRow = 8;
+// The few rows that read b as it lies, in wide strips, rather than pack it first.
+constexpr int kUnpackedRows = 2;
+constexpr int kUnpackedVectors = 4;
+
+#include "kernels/elementwise.inl"
+#include "kernels/product.inl"
+#include "kernels/row_sums.inl"
+// After those that they use.
+#include "kernels/attention_f32.inl"
+#include "kernels/panels_f32.inl"
+#include "kernels/rows.inl"
+
+}  // namespace
+
+const KernelTable OCTAVO_KERNEL_TABLE = {product,
+                                         row_sums,
+                                         row_sums_of_squares,
+                                         exp_elements,
+                                         log_elements,
+                                         tanh_elements,
+                                         sigmoid_elements,
+                                         norm,
+                                         rotate,
+                                         add,
+                                         scale,
+                                         activate,
+                                         panels_f32,
+                                         write_kv_f32,
+                                         attend_f32,
+                                         merge_chunk};
+
+}  // namespace octavo
