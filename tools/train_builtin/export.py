@@ -99,10 +99,10 @@ def continued(model: Stories, tokenizer: Tokenizer, beginning: str) -> str:
     return tokenizer.decode(ids[first:], skip_special_tokens=False)
 
 
-def last_row(log: Path) -> dict[str, float]:
-    """The last line of a training log that has all figures."""
+def row_of(step: int, log: Path) -> dict[str, float]:
+    """The figures of a step; its last ones, where a run was taken up again."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if "held_out_bits" in row][-1]
+    return [row for row in rows if row["step"] == step][-1]
 
 
 def fill_card(card: Path, parts: dict[str, str]) -> None:
@@ -137,7 +137,7 @@ def main() -> None:
     print(f"transformers finds the same logits, to {error:.1e}")
     bits = held_out_bits(model, tokenizer, held_out)
     model.eval()
-    row = last_row(run / "loss.jsonl")
+    row = row_of(saved["step"], run / "loss.jsonl")
     print(f"held-out bits per character: {bits:.4f} in bfloat16, {row['held_out_bits']} before")
     continuations = "\n\n".join(
         f"> **{beginning}**{_quoted(continued(model, tokenizer, beginning))}"
