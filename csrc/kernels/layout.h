@@ -32,6 +32,7 @@ constexpr int kSmallGroup = 32;
 constexpr int kPageTokens = 16;
 constexpr int kChunkTokens = 256;  // attention reduces over chunks at multiples of this
 constexpr int kChunkPages = kChunkTokens / kPageTokens;
+constexpr int kMaxHeadDim = 256;
 
 enum class Format : int32_t { kF32, kBf16, kW8, kW4 };
 enum class KvFormat : int32_t { kF32, kBf16, kInt8 };
@@ -64,6 +65,11 @@ constexpr int64_t panel_bytes(Format format, int64_t depth) {
       return depth / kSmallGroup * (kPanelColumns * 2 + kSmallGroup * kPanelColumns / 2);
   }
   return 0;
+}
+
+// Bytes of one panel of w4 once it is unpacked: each group of 32 as [32 scales f16][8][32][4] u8.
+constexpr int64_t unpacked_panel_bytes(int64_t depth) {
+  return depth / kSmallGroup * (kPanelColumns * 2 + kSmallGroup * kPanelColumns);
 }
 
 // One tile of an operand. Which members count depends on the format.
@@ -102,7 +108,7 @@ struct Operand {
 //   f32   keys [head_dim][16], values [16][head_dim]
 //   bf16  keys [head_dim / 2][16][2], values [8][head_dim][2] (two tokens side by side)
 //   int8  keys [head_dim / 4][16][4] u8 = value + 128, then 16 scales f32; values [8][head_dim][2]
-//         i8, then 16 scales f32
+//         i8, then 16 scales f32; here head_dim is padded to 4
 constexpr int64_t kv_bytes(KvFormat format, int64_t head_dim) {
   switch (format) {
     case KvFormat::kF32:
@@ -110,7 +116,7 @@ constexpr int64_t kv_bytes(KvFormat format, int64_t head_dim) {
     case KvFormat::kBf16:
       return kPageTokens * head_dim * 2;
     case KvFormat::kInt8:
-      return kPageTokens * (head_dim + 4);
+      return kPageTokens * (padded(head_dim, 4) + 4);
   }
   return 0;
 }

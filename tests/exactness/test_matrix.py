@@ -58,6 +58,7 @@ AXES: dict[str, dict[str, Options]] = {
     "pages": {"plenty": {}, "scarce": {"num_pages": 22}},
     "overlap": {"one": {}, "two": {"steps_in_flight": 2}},
     "threads": {"thread1": {"num_threads": 1}, "thread2": {"num_threads": 2}},
+    "backend": {"reference": {"backend": "reference"}, "native": {"backend": "native"}},
 }
 
 

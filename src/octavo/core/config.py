@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from octavo.core.checks import is_integer, is_number, shown
 from octavo.core.errors import ConfigError, did_you_mean
 
-BackendName = Literal["reference"]
+BackendName = Literal["native", "reference"]
 WeightsName = Literal["f32", "dummy"]
 PolicyName = Literal["fcfs", "priority", "length"]
 BatchingName = Literal["dynamic", "static"]

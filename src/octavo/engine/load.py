@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from octavo.backends.base import Executable, Limits, WeightSource
+from octavo.backends.base import Backend, Executable, Limits, WeightSource
+from octavo.backends.native import NativeBackend
 from octavo.backends.reference import ReferenceBackend
 from octavo.core.clock import Clock, monotonic
 from octavo.core.config import EngineConfig
@@ -64,7 +65,7 @@ def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic)
     program = build(spec, max_model_len)
     weights = _weights(folder, program, config)
     num_pages = _num_pages(program, config, max_model_len)
-    executable = ReferenceBackend(num_threads=config.num_threads).compile(
+    executable = _backend(config).compile(
         program,
         weights,
         Limits(config.max_num_seqs, config.max_num_batched_tokens, max_model_len, num_pages),
@@ -103,6 +104,12 @@ def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic)
     )
     engine = Engine(scheduler, runner, steps_in_flight=config.steps_in_flight, clock=clock)
     return LoadedEngine(engine, executable, kv, spec, generation, max_model_len, num_pages)
+
+
+def _backend(config: EngineConfig) -> Backend:
+    if config.backend == "native":
+        return NativeBackend(config.num_threads)
+    return ReferenceBackend(config.num_threads)
 
 
 def _weights(folder: Path, program: Program, config: EngineConfig) -> WeightSource:
