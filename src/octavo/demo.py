@@ -1,4 +1,4 @@
-"""``make demo``: what Octavo does, in under a minute, on a given model or a tiny random one.
+"""``make demo``: what Octavo does, in under a minute, on the built-in model or another one.
 
 Streams a story, answers a batch and the same requests one by one, bit for bit alike, and climbs
 the ladder of optimisations on the same model.
@@ -8,18 +8,10 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
 
 from octavo import LLM, OctavoError, RequestOutput, SamplingParams
 from octavo.bench.ladder import LADDER, climb
@@ -29,43 +21,16 @@ from octavo.bench.workload import Workload
 from octavo.cli.exit_codes import ExitCode, exit_code_of
 from octavo.cli.output import has_colours, print_error
 from octavo.cli.terminal import Screen
+from octavo.models.builtin import BUILTIN
 from octavo.models.folder import resolve
 
 BEGINNING = "Once upon a time there was a little"
 ANIMALS = ("dog", "cat", "bird", "fish", "bear", "mouse", "frog", "duck")
-PRINTABLE = "".join(map(chr, range(ord(" "), ord("~") + 1)))
 WORKLOAD = Workload(groups=4, requests=24, prefix=128, tail=(4, 24), answer=(8, 32))
 LADDER_TOKENS = 60_000
 """Tokens that the ladder computes, nearly all of them on its first rung."""
 MAX_LADDER_S = 25.0
 PROBE_TOKENS = 64
-
-
-def write_random_model(folder: Path) -> None:
-    """A tokeniser of single characters and the configuration of a tiny Llama; weights are made at
-    load."""
-    alphabet = [symbol for symbol, _ in pre_tokenizers.ByteLevel().pre_tokenize_str(PRINTABLE)]
-    symbols = sorted(set("".join(alphabet)))
-    tokenizer = Tokenizer(BPE({symbol: index for index, symbol in enumerate(symbols)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": len(symbols),
-        "hidden_size": 64,
-        "intermediate_size": 160,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 def show_story(llm: LLM, screen: Screen) -> None:
@@ -105,12 +70,12 @@ def show_batch(llm: LLM, screen: Screen) -> bool:
     return equal
 
 
-def show_ladder(folder: Path, options: dict[str, Any], screen: Screen) -> bool:
+def show_ladder(folder: Path, screen: Screen) -> bool:
     """Rung after rung as they are measured; whether all gave the same answers."""
     screen.say(heading(f"The same {WORKLOAD.requests} requests, one optimisation after the other"))
     screen.note(f"  {'':20}{'tokens/s':>10}{'x before':>10}{'x first':>10}{'latency':>12}")
     equal = True
-    for step in climb(str(folder), WORKLOAD, measure=_measure, options=options):
+    for step in climb(str(folder), WORKLOAD, measure=_measure, options={}):
         result = step.result
         screen.say(
             f"  {step.rung.name:20}{result.tokens_per_s:10,.0f}{step.over_before:10.1f}"
@@ -151,42 +116,32 @@ def _measure(rung: str, job: RungJob) -> RungResult:
     return result
 
 
-@contextmanager
-def _model(name: str | None, screen: Screen) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The folder of a model, and the options to load it with."""
-    if name is not None:
-        folder = resolve(name)
-        screen.say(f"Model: {name}")
-        yield folder, {}
-        return
-    with tempfile.TemporaryDirectory(prefix="octavo-demo-") as made:
-        write_random_model(Path(made))
-        screen.say("No model was given: this one is tiny and random, and its words mean nothing.")
-        screen.say("With a real one: make demo MODEL=path/to/a/model")
-        yield Path(made), {"load_format": "dummy"}
-
-
-def _show_all(name: str | None) -> int:
+def _show_all(name: str) -> int:
     screen = Screen()
-    with _model(name, screen) as (folder, options):
-        with LLM(folder, **options) as llm:
-            show_story(llm, screen)
-            equal = show_batch(llm, screen)
-            expected_s = ladder_s(llm)
-        if expected_s > MAX_LADDER_S:
-            command = " ".join(["octavo bench ladder", *([name] if name else []), "--quick"])
-            screen.say(
-                f"\nThe ladder would take about {expected_s:.0f} s with this model: {command}"
-            )
-        else:
-            equal &= show_ladder(folder, options, screen)
+    folder = resolve(name)
+    if name == BUILTIN:
+        screen.say("The built-in model, a small teller of stories.")
+        screen.say("With another one: make demo MODEL=path/to/a/model")
+    else:
+        screen.say(f"Model: {name}")
+    with LLM(folder) as llm:
+        show_story(llm, screen)
+        equal = show_batch(llm, screen)
+        expected_s = ladder_s(llm)
+    if expected_s > MAX_LADDER_S:
+        command = " ".join(["octavo bench ladder", *([] if name == BUILTIN else [name]), "--quick"])
+        screen.say(f"\nThe ladder would take about {expected_s:.0f} s with this model: {command}")
+    else:
+        equal &= show_ladder(folder, screen)
     return ExitCode.OK if equal else ExitCode.FAILURE
 
 
 def main() -> int:
     """Run the demo; exit statuses as those of ``octavo``, 1 if answers differed."""
     parser = argparse.ArgumentParser(prog="octavo.demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="a model folder or a hub id (default: tiny random model)")
+    parser.add_argument(
+        "--model", default=BUILTIN, help="a model folder or a hub id (default: the built-in one)"
+    )
     name = parser.parse_args().model
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a story may have characters that it has not

@@ -60,10 +60,9 @@ def test_the_engine(model: Path) -> None:
     assert "Microseconds a step" in done.stdout
 
 
-@pytest.mark.slow  # five processes
+@pytest.mark.slow  # four processes
 def test_mistakes_are_told(model: Path) -> None:
     for words, message in (
-        (("engine",), "name either a shape or a model"),
         (("engine", "--shape", "tiny", "--model", model), "name either a shape or a model"),
         (("engine", "--shape", "tinny"), "did you mean 'tiny'?"),
         (("engine", "--shape", "tiny", "--metrics", "decod"), "did you mean 'decode'?"),
@@ -73,3 +72,11 @@ def test_mistakes_are_told(model: Path) -> None:
         assert done.returncode == 2, done.stderr
         assert message in done.stderr
         assert done.stdout == ""
+
+
+def test_without_a_model_it_measures_the_built_in_one() -> None:
+    metrics = ("batch8",)
+    done = bench("engine", "--metrics", *metrics, "--repeat", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    [row] = map(json.loads, done.stdout.splitlines())
+    assert (row["shape"], row["metric"]) == ("builtin", "batch8")

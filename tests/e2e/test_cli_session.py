@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,17 +19,22 @@ from tests.small_model import write_small_model
 pytestmark = pytest.mark.slow  # each starts a process of its own
 PROMPT = ">>> "
 TIMEOUT_S = 50
+FIRST_TOKEN_S = 1.5
+GATE = 10.0
+"""A start may take so many times what is promised: others use the machine too."""
 
 
 class Terminal:
-    """A session in a terminal of 120 columns."""
+    """A session in a terminal of 120 columns; with the built-in model if none is given."""
 
-    def __init__(self, model: Path, home: Path, *flags: str) -> None:
+    def __init__(self, model: Path | None, home: Path, *flags: str) -> None:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL") if name in os.environ}
         self.history = home / "state" / "octavo" / "history"
+        words = [] if model is None else [str(model), "--ignore-eos"]
+        self.started_s = time.perf_counter()
         self._process = pexpect.spawn(
             sys.executable,
-            ["-m", "octavo", "run", str(model), "--seed", "1", "--ignore-eos", *flags],
+            ["-m", "octavo", "run", *words, "--seed", "1", *flags],
             env={
                 **kept,
                 "HOME": str(home),
@@ -42,7 +48,7 @@ class Terminal:
             timeout=TIMEOUT_S,
             dimensions=(40, 120),
         )
-        self.until(PROMPT)
+        self.greeting = self.until(PROMPT)
 
     def until(self, *patterns: str) -> str:
         """Wait for the patterns, one after the other; what came before the last of them."""
@@ -155,4 +161,26 @@ def test_control_characters_of_a_model_do_not_reach_the_terminal(
     terminal = Terminal(model, tmp_path, "--max-tokens", "4", "--allowed-token-ids", str(escape))
     shown = terminal.say("x")
     assert "\N{REPLACEMENT CHARACTER}" * 4 in shown
+    assert terminal.leave() == 0
+
+
+def test_without_a_model_the_built_in_one_tells_a_story(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = Terminal(None, tmp_path)
+    assert "built-in model" in terminal.greeting
+    assert "octavo run MODEL" in terminal.greeting
+    assert "a conversation" in terminal.greeting
+    terminal.type("Tell me a story about a dog.\r")
+    terminal.until(r"a dog\.\r\n", "[A-Za-z]")
+    first_s = time.perf_counter() - terminal.started_s
+    with capsys.disabled():
+        print(
+            f"\nstart of octavo run to the first token: {first_s:.2f} s, {FIRST_TOKEN_S} promised"
+        )
+    assert first_s < FIRST_TOKEN_S * GATE
+    shown = terminal.until(PROMPT)
+    assert len(shown.split()) > 40
+    assert re.search(r"\d+ tokens · .* · prompt of \d+", shown)
+    assert re.search(r"\d+ tokens", terminal.say("Another one, about a cat."))
     assert terminal.leave() == 0

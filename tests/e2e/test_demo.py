@@ -38,11 +38,11 @@ def check_story(text: str) -> None:
     assert all(len(line) <= 100 for line in rows)
 
 
-def test_without_a_model_it_says_that_its_own_is_random() -> None:
+def test_without_a_model_it_is_the_built_in_one() -> None:
     done = run()
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode()
-    assert "tiny and random" in text
+    assert text.startswith("The built-in model")
     check_story(text)
     assert "\x1b" not in text, "no colours for a file"
 
@@ -81,4 +81,4 @@ def test_whoever_reads_only_the_beginning_sees_no_complaint() -> None:
     command = f"{sys.executable} -m octavo.demo | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=240)
     assert done.stderr == ""
-    assert done.stdout.startswith("No model was given")
+    assert done.stdout.startswith("The built-in model")

@@ -22,6 +22,7 @@ from tests.e2e.server_process import ServerProcess, poll, server_process
 from tests.small_model import write_small_model
 
 pytestmark = pytest.mark.slow  # each starts a real process, or asks one
+STORY: Any = [{"role": "user", "content": "Tell me a story about a dog."}]
 HELLO: Any = [{"role": "user", "content": "Hello there"}]
 ROOT = Path(__file__).parents[2]
 
@@ -344,3 +345,17 @@ def test_the_curl_examples_of_the_guide(server: ServerProcess) -> None:
         assert done.returncode == 0, done.stderr
         assert '"error"' not in done.stdout
         assert done.stdout
+
+
+def test_without_a_model_the_built_in_one_answers() -> None:
+    with server_process() as server:
+        assert server.models == ["builtin"]
+        with openai.OpenAI(base_url=server.url, api_key="none", max_retries=0) as client:
+            chat = client.chat.completions.create(model="builtin", messages=STORY, temperature=0)
+            text = client.completions.create(
+                model="builtin", prompt="Once upon a", temperature=0, max_tokens=8
+            )
+        assert server.stop() == 0
+    assert chat.choices[0].finish_reason in ("stop", "length")
+    assert len((chat.choices[0].message.content or "").split()) > 20
+    assert text.choices[0].text.startswith(" time")

@@ -197,6 +197,16 @@ def test_generate_and_run_without_a_terminal(installed: Installed, model: str) -
     assert installed.output("octavo", "run", model, "--no-chat", *flags, given="Once upon").strip()
 
 
+def test_the_model_inside_tells_a_story(installed: Installed) -> None:
+    flags = ("--max-tokens", "30", "--temperature", "0")
+    generated = installed.output("octavo", "generate", "Once upon a", *flags)
+    assert generated.startswith(" time")
+    answer = installed.output("octavo", "run", *flags, given="Tell me a story about a dog.")
+    assert len(answer.split()) > 15
+    code = "import octavo; print(octavo.LLM().generate('Once upon a')[0].prompt_token_ids)"
+    assert installed.output("python", "-c", code).strip()
+
+
 def test_a_mistake_is_told_without_a_traceback(installed: Installed, tmp_path: Path) -> None:
     done = installed.run("octavo", "generate", str(tmp_path / "nothing"), "Once")
     assert done.returncode not in (0, 1)

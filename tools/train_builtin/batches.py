@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
+from tokenizers import Tokenizer
+
 from conversations import Requests
 from make_tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER
-from tokenizers import Tokenizer
 
 CHAT_SHARE = 0.5
 AGAIN_SHARE = 0.3

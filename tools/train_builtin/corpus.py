@@ -18,11 +18,14 @@ MIN_CHARACTERS, MAX_CHARACTERS = 150, 3000
 WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 NAMED = re.compile(r"\b(?:named|called) ([a-z]+)")
 BEGINNING = re.compile(
-    r"(?:once|one |there |long ago|today|it was|in an? |an? |the sun|[a-z]+ (?:was|is|had|loved|liked)\b"
+    r"(?:once|one |there |long ago|today|it was|in an? |an? |the sun"
+    r"|[a-z]+ (?:was|is|had|loved|liked)\b"
     r"|[a-z]+ and [a-z]+ (?:were|are|like|liked|love|loved|wanted|want|went|live|lived)\b)"
 )
 SENTENCE_START = re.compile(r"(?:^|[.!?]\W*\s|\n|\"(?=[a-z]))\W*$")
-TYPOGRAPHY = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "–": "-", "—": "-", "…": "..."})
+TYPOGRAPHY = str.maketrans(
+    {"“": '"', "”": '"', "‘": "'", "’": "'", "–": "-", "—": "-", "…": "..."}  # noqa: RUF001
+)
 
 
 @dataclass(frozen=True)

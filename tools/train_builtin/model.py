@@ -1,4 +1,4 @@
-"""A Llama in PyTorch, as small as it can be said: what is trained, under the names it is saved by."""
+"""A Llama in PyTorch, as small as it can be said, under the names that it is saved by."""
 
 import torch
 import torch.nn.functional as F

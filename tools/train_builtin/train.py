@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
+
 from batches import IGNORED, Mixture
 from corpus import read_corpus
 from make_tokenizer import END_OF_TEXT, make_tokenizer, save
 from model import CONFIG, Stories
-from tokenizers import Tokenizer
 
 SEED = 20261121
 STEPS = 1200

@@ -24,6 +24,7 @@ from octavo.cli.serve import named_models
 from octavo.cli.settings import EngineFlags, given
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
+from octavo.models.builtin import BUILTIN
 from octavo.runtime.async_client import AsyncClient
 from octavo.server.settings import SamplingDefaults
 
@@ -33,9 +34,9 @@ and finds equal beginnings among them."""
 
 
 def batch(
-    model: str,
-    input: Path,  # noqa: A002 (the name is what the help shows)
-    output: Path,
+    model: str | None = None,
+    input: Path | None = None,  # noqa: A002 (the name is what the help shows)
+    output: Path | None = None,
     /,
     *,
     ordered: Annotated[bool, Parameter(negative="")] = False,
@@ -54,9 +55,11 @@ def batch(
     started again: lines that the output answers already are passed over. A line that is no valid
     request is answered with an error. The exit status is 0 when every line is answered.
 
+    MODEL may be left out: two arguments are INPUT and OUTPUT, and the built-in model answers.
+
     Args:
         model: a model folder, or a model on the hub as owner/name; NAME=MODEL if requests call it
-            by another name than its own.
+            by another name than its own; by default the built-in one.
         input: JSON lines: {"custom_id", "method": "POST", "url", "body"}; url is /v1/completions
             or /v1/chat/completions.
         output: JSON lines: {"id", "custom_id", "response", "error"}; made, or continued.
@@ -70,6 +73,13 @@ def batch(
         json: a summary as one JSON object on stdout.
         tokenizer: a folder to take the tokeniser from, instead of the model's own.
     """
+    if model is None or input is None:
+        raise ConfigError(
+            "the names of two files are needed",
+            hint="octavo batch INPUT OUTPUT, or octavo batch MODEL INPUT OUTPUT",
+        )
+    if output is None:
+        model, input, output = BUILTIN, Path(model), input  # noqa: A001
     for name, value in (("limit", limit), ("in_flight", in_flight)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")

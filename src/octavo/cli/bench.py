@@ -42,6 +42,7 @@ from octavo.cli.output import console, print_error, print_json
 from octavo.cli.settings import EngineFlags, given
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
+from octavo.models.builtin import BUILTIN
 from octavo.models.folder import resolve
 from octavo.models.spec import ModelSpec
 
@@ -51,7 +52,7 @@ bench.command(quality)
 
 @bench.command
 def ladder(
-    model: str | None = None,
+    model: str = BUILTIN,
     /,
     *,
     quick: Annotated[bool, Parameter(negative="")] = False,
@@ -66,7 +67,7 @@ def ladder(
     must give the same answers, tokens and logprobs, to the bit; exit status 1 if one does not.
 
     Args:
-        model: a model folder, or owner/name on the hub; by default a tiny random one.
+        model: a model folder, owner/name on the hub, or builtin.
         quick: less work, and each rung once: under a minute for a small model.
         repeat: runs of each rung, by default 3, with --quick 1; the median is printed, of those
             that other processes did not disturb.
@@ -84,7 +85,7 @@ def ladder(
         _note(f"{name}: {result.tokens_per_s:.0f} tokens/s")
         return result
 
-    with _subject(model, None if model else "tiny") as subject:
+    with _subject(model, None) as subject:
         options = {"load_format": subject.load_format, "num_threads": num_threads}
         EngineConfig.from_options(options)
         steps = climb(str(subject.folder), workload, measure=measure, options=options, repeat=runs)
@@ -134,7 +135,8 @@ def engine(
 
     Args:
         shape: the name of a shape: qwen2.5-0.5b, tinyllama-1.1b, smollm2-135m, stories15m, tiny.
-        model: a model folder, or owner/name on the hub.
+        model: a model folder, or owner/name on the hub; by default, without a shape, the built-in
+            one.
         metrics: which; by default all.
         repeat: samples of each metric; the table shows the median of those that other processes
             did not disturb.
@@ -142,11 +144,13 @@ def engine(
         profile: also print where the time of a step goes, in the last sample of each metric.
         json: a JSON object a sample on stdout, one a line.
     """
-    if (shape is None) == (model is None):
+    if shape is not None and model is not None:
         raise ConfigError(
             "name either a shape or a model",
             hint=f"--shape takes {', '.join(SHAPES)}; --model takes a folder",
         )
+    if shape is None and model is None:
+        model = BUILTIN
     wanted = check_metrics(tuple(metrics or ()))
     _at_least_one("repeat", repeat)
     samples: list[Sample] = []

@@ -24,11 +24,11 @@ from octavo.bench.windows import read_text, split_documents
 from octavo.bench.worker import run_in_worker
 from octavo.cli.bench_tables import quality_notes, quality_table
 from octavo.cli.exit_codes import ExitCode
-from octavo.cli.loading import require_model
 from octavo.cli.output import console, print_json
 from octavo.cli.settings import ENGINE
 from octavo.core.config import BackendName, EngineConfig
 from octavo.core.errors import ConfigError
+from octavo.models.builtin import BUILTIN
 from octavo.models.folder import resolve
 
 
@@ -50,7 +50,7 @@ def quality(
     and KL (in nats, of f32 from the format) how far the whole distributions are apart.
 
     Args:
-        models: model folders, or owner/name on the hub.
+        models: model folders, or owner/name on the hub; by default the built-in one.
         text: a file in UTF-8.
         formats: besides f32, as in --formats w8 w8/int8 (weights, or weights and KV); by default
             all that the backend has.
@@ -69,7 +69,8 @@ def quality(
     options["num_threads"] = num_threads
     wanted = _formats(formats, options)
     split_documents(read_text(text), separator)  # mistakes are told before a model is loaded
-    folders = [resolve(model) for model in models or (require_model(None),)]
+    models = models or (BUILTIN,)
+    folders = [resolve(model) for model in models]
     names = [
         folder.name if Path(model).exists() else model
         for model, folder in zip(models, folders, strict=True)

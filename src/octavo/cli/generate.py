@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +12,14 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from octavo.cli.exit_codes import ExitCode, exit_code_of
-from octavo.cli.loading import require_model, sampling_params
+from octavo.cli.loading import sampling_params
 from octavo.cli.output import print_error, print_json, show_warnings
 from octavo.cli.settings import COMPLETION_MAX_TOKENS, CompletionFlags, EngineFlags, given
 from octavo.cli.terminal import Screen
 from octavo.core.errors import ConfigError, InvalidRequest
 from octavo.core.request import SamplingParams
 from octavo.core.step import TokenLogprobs
+from octavo.models.builtin import BUILTIN
 from octavo.runtime.llm import LLM
 from octavo.runtime.outputs import ChoiceOutput, RequestOutput
 from octavo.text.tokenizer import Tokenizer
@@ -42,8 +45,12 @@ def generate(
     The answer goes to stdout. Several answers, be it to several prompts or with --n, have a line
     before each, and are counted from 0; with --json there is one object a line for each prompt.
 
+    The first argument is the model; one that stands alone, without --file, is a prompt for the
+    built-in model. Several prompts for that: octavo generate builtin PROMPT PROMPT.
+
     Args:
-        model: a model folder, or a model on the hub as owner/name or owner/name@revision.
+        model: a model folder, or a model on the hub as owner/name or owner/name@revision; by
+            default the built-in one.
         prompts: what to complete; - reads a prompt from the standard input.
         file: a file that holds a prompt; may be given several times.
         chat: each prompt is a user's message, to be answered through the chat template.
@@ -52,15 +59,17 @@ def generate(
         json: machine-readable output, with token ids, logprobs and usage.
         tokenizer: a folder to take the tokeniser from, instead of the model's own.
     """
-    model = require_model(model)
-    texts = _read_prompts(prompts, file or [])
+    files = file or []
+    if model is not None and not prompts and not files:
+        model, prompts = BUILTIN, (_lone_prompt(model),)
+    texts = _read_prompts(prompts, files)
     if system is not None and not chat:
         raise ConfigError("--system needs --chat")
     values = given(sampling)
     is_single = len(texts) == 1 and values.get("n", 1) == 1
     is_streamed = _decide_stream(stream, is_single, json, "logprobs" in values)
     show_warnings()
-    with LLM(model, tokenizer=tokenizer, **given(engine)) as llm:
+    with LLM(BUILTIN if model is None else model, tokenizer=tokenizer, **given(engine)) as llm:
         params = sampling_params(llm.text.generation, values, max_tokens=COMPLETION_MAX_TOKENS)
         if is_streamed:
             _stream(llm, _messages(texts[0], system) if chat else texts[0], params)
@@ -70,6 +79,22 @@ def generate(
         else:
             outputs = llm.generate(texts, params)
         return _print_all(llm.text.tokenizer, texts, outputs, as_json=json)
+
+
+def _lone_prompt(word: str) -> str:
+    """The only argument, which is a prompt for the built-in model.
+
+    Raises:
+        ConfigError: it looks as if a model were meant, and its prompt missing.
+    """
+    looks_like_path = "/" in word and not re.search(r"\s", word)
+    if word == BUILTIN or looks_like_path or os.path.isdir(word):
+        raise ConfigError(
+            f"no prompt is given for the model {word}",
+            hint=f"octavo generate {word} 'Once upon a time', --file FILE, or -; if it is meant as"
+            f" a prompt: octavo generate {BUILTIN} {word}",
+        )
+    return word
 
 
 def _read_prompts(prompts: Sequence[str], files: Sequence[Path]) -> list[str]:
@@ -90,7 +115,7 @@ def _read_prompts(prompts: Sequence[str], files: Sequence[Path]) -> list[str]:
             raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not texts:
         raise ConfigError(
-            "no prompt is given", hint="octavo generate MODEL 'Once upon a time', --file FILE, or -"
+            "no prompt is given", hint="octavo generate 'Once upon a time', --file FILE, or -"
         )
     return texts
 

@@ -23,6 +23,7 @@ from octavo.cli.settings import (
 from octavo.core.config import EngineConfig
 from octavo.core.kv_layout import KVGroup
 from octavo.core.request import SamplingParams
+from octavo.models.builtin import BUILTIN
 from octavo.models.folder import resolve
 
 Rows = list[tuple[str, str]]
@@ -43,7 +44,8 @@ def info(
     Nothing is loaded: of a model on the hub, only the small files are fetched.
 
     Args:
-        model: a model folder, or a model on the hub as owner/name or owner/name@revision.
+        model: a model folder, or a model on the hub as owner/name or owner/name@revision; by
+            default the built-in one.
         settings: show every setting, its value, and where that came from.
         json: machine-readable output.
     """
@@ -59,8 +61,8 @@ def info(
         machine = Machine.look()
         parts["machine"] = dataclasses.asdict(machine)
         tables.append(("machine", _machine_rows(machine, config.num_threads)))
-    if model is not None:
-        facts = ModelFacts.read(resolve(model, weights=False), config)
+    if model is not None or not settings:
+        facts = ModelFacts.read(resolve(BUILTIN if model is None else model, weights=False), config)
         parts["model"] = _model_json(facts)
         tables.append(("model", _model_rows(facts)))
     if json:
@@ -128,7 +130,7 @@ def _model_rows(facts: ModelFacts) -> Rows:
         ("parameters", count_text(facts.parameters)),
         ("stored", stored or "no weights here"),
         ("in memory", f"{bytes_text(facts.weight_bytes)} ({facts.weight_format})"),
-        ("KV", f"{bytes_text(facts.kv_bytes_a_token)} a token (f32)"),
+        ("KV", f"{bytes_text(facts.kv_bytes_a_token)} a token ({facts.weight_format})"),
         ("KV groups", "; ".join(_group_text(group) for group in facts.kv_groups)),
         ("end tokens", ends or "none"),
         ("tokeniser", "yes" if facts.has_tokenizer else "no"),

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from octavo.cli.settings import Flags, given
 from octavo.core.config import EngineConfig
-from octavo.core.errors import ConfigError
 from octavo.core.request import SamplingParams
 from octavo.engine.load import LoadedEngine, load_engine
 from octavo.models.folder import resolve
@@ -30,7 +28,7 @@ class LoadedModel:
 
 
 def load_model(
-    name: str | None,
+    name: str,
     tokenizer: str | None,
     engine: Flags | None,
     defaults: Mapping[str, Any] | None = None,
@@ -38,31 +36,19 @@ def load_model(
     """Find a model and load it.
 
     Args:
-        name: a folder or a hub id.
+        name: a folder, a hub id or ``builtin``.
         tokenizer: a folder to take the tokeniser from; None: the model's own.
         engine: what the user set of ``EngineConfig``.
         defaults: of the command, for what the user left open; the rest is ``EngineConfig``'s.
 
     Raises:
-        ConfigError: no model was named, or a setting is wrong.
+        ConfigError: a setting is wrong.
         ModelError: the model cannot be used.
     """
-    name = require_model(name)
     config = EngineConfig.from_options({**(defaults or {}), **given(engine)})
     folder = resolve(name, weights=config.load_format != "dummy")
-    text = ModelText(folder, None if tokenizer is None else Path(tokenizer))
+    text = ModelText.load(folder, tokenizer)
     return LoadedModel(name, load_engine(folder, config), text)
-
-
-def require_model(name: str | None) -> str:
-    """The model's name. Raises ConfigError where there is none."""
-    if name:
-        return name
-    raise ConfigError(
-        "no model is given",
-        hint="name a model folder, or a model on the hub as owner/name, which is then downloaded:"
-        " octavo run owner/name; python -m octavo.demo shows a tiny random one",
-    )
 
 
 def sampling_params(

@@ -16,6 +16,7 @@ from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
 from octavo.core.kv_layout import PAGE_SIZE, pages_for
 from octavo.execution.memory import KV_SHARE, USABLE, available_bytes
+from octavo.models.builtin import BUILTIN
 from octavo.models.folder import resolve
 
 LOGITS_COPIES = 3
@@ -25,7 +26,7 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 
 
 def plan(
-    model: str,
+    model: str = BUILTIN,
     /,
     *,
     context: int | None = None,
@@ -40,7 +41,8 @@ def plan(
     fetched. The exit status is 0 if it fits and 1 if it does not.
 
     Args:
-        model: a model folder, or a model on the hub as owner/name or owner/name@revision.
+        model: a model folder, a model on the hub as owner/name or owner/name@revision, or
+            builtin.
         context: tokens of each user's prompt and answer together; by default the model's own.
         users: sequences that are computed together, each of full length.
         memory: plan for a machine with so much free memory, such as 16GiB, instead of this one.

@@ -6,6 +6,7 @@ import sys
 
 from octavo.cli.exit_codes import ExitCode
 from octavo.core.errors import ConfigError, ModelError
+from octavo.models.builtin import BUILTIN
 from octavo.models.folder import CONFIG_FILE
 from octavo.models.hub import HubId, download, looks_like_hub_id
 
@@ -25,7 +26,8 @@ def pull(repo: str, /, *, revision: str | None = None, progress: bool | None = N
     """
     if not looks_like_hub_id(repo):
         raise ConfigError(
-            f"{repo!r} is not the name of a model on the hub", hint="it is owner/name"
+            f"{repo!r} is not the name of a model on the hub",
+            hint="the built-in model is here already" if repo == BUILTIN else "it is owner/name",
         )
     if revision is not None:
         if "@" in repo:

@@ -8,17 +8,18 @@ import sys
 from contextlib import closing
 
 from octavo.cli.exit_codes import ExitCode
-from octavo.cli.loading import LoadedModel, load_model, require_model
+from octavo.cli.loading import LoadedModel, load_model
 from octavo.cli.output import dim, print_error, show_warnings
 from octavo.cli.session import Session
 from octavo.cli.settings import ChatFlags, EngineFlags, given
 from octavo.cli.terminal import LineReader, Screen, history_path, read_message
 from octavo.core.errors import EngineDead, InvalidRequest, OctavoError
+from octavo.models.builtin import BUILTIN
 from octavo.runtime.async_client import AsyncClient
 
 
 def run(
-    model: str | None = None,
+    model: str = BUILTIN,
     /,
     *,
     system: str | None = None,
@@ -34,19 +35,21 @@ def run(
     piped in is one message: the answer goes to stdout, and that is all. In a conversation, /help
     lists the commands, Ctrl-C stops an answer, Ctrl-D ends the session.
 
+    The built-in model is a small teller of stories.
+
     Args:
-        model: a model folder, or a model on the hub as owner/name or owner/name@revision.
+        model: a model folder, a model on the hub as owner/name or owner/name@revision, or
+            builtin.
         system: the system message.
         chat: use the chat template; by default where the model has one.
         tokenizer: a folder to take the tokeniser from, instead of the model's own.
         history: remember what is typed, in octavo/history of the user's state folder.
     """
-    require_model(model)
     show_warnings()
     is_terminal = sys.stdin.isatty()
     message = None if is_terminal else _read_all()
     if is_terminal:
-        print(dim(f"loading {model} ...", sys.stderr), file=sys.stderr)
+        print(dim(_loading_line(model), sys.stderr), file=sys.stderr)
     loaded = load_model(model, tokenizer, engine)
     is_chat = bool(loaded.text.template.names) if chat is None else chat
     with asyncio.Runner() as runner:
@@ -70,6 +73,12 @@ def run(
             return ExitCode.OK
         finally:
             runner.run(client.close())
+
+
+def _loading_line(model: str) -> str:
+    if model == BUILTIN:
+        return "the built-in model: a small teller of stories; octavo run MODEL talks to another"
+    return f"loading {model} ..."
 
 
 async def _open(loaded: LoadedModel) -> AsyncClient:
@@ -119,5 +128,5 @@ def _read_all() -> str:
         raise InvalidRequest(f"the input is not UTF-8 at byte {error.start}") from error
     message = message.removesuffix("\n")
     if not message:
-        raise InvalidRequest("the input is empty", hint="echo 'Tell me a story' | octavo run MODEL")
+        raise InvalidRequest("the input is empty", hint="echo 'Tell me a story' | octavo run")
     return message

@@ -21,6 +21,7 @@ from octavo.cli.loading import LoadedModel, load_model
 from octavo.cli.output import print_error, print_json, show_warnings
 from octavo.cli.settings import QUEUE_BOUNDS, ServerEngineFlags
 from octavo.core.errors import ConfigError
+from octavo.models.builtin import BUILTIN
 from octavo.runtime.async_client import AsyncClient
 from octavo.server.auth import ApiKeys
 from octavo.server.gate import ACCESS_LOGGER
@@ -56,7 +57,7 @@ def serve(
 
     Args:
         models: model folders, or models on the hub as owner/name; NAME=MODEL serves one under
-            another name than its own.
+            another name than its own; by default the built-in model, under the name builtin.
         host: the address to listen on; one that other machines reach needs keys, or --no-auth.
         port: 0 takes a free one.
         api_key_file: keys that clients may use, one a line; the environment variable
@@ -126,15 +127,13 @@ async def _serve(
 
 
 def named_models(models: Sequence[str]) -> dict[str, str]:
-    """Names to folders or hub ids.
+    """Names to folders or hub ids; the built-in model where there is none.
 
     Raises:
-        ConfigError: no model, or two of one name.
+        ConfigError: two of one name.
     """
-    if not models:
-        raise ConfigError("no model is given", hint="octavo serve MODEL, or NAME=MODEL")
     sources: dict[str, str] = {}
-    for word in models:
+    for word in models or (BUILTIN,):
         alias = None if Path(word).exists() else _ALIAS.fullmatch(word)
         name, source = alias.groups() if alias else (_own_name(word), word)
         if name in sources:

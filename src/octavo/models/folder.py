@@ -1,4 +1,4 @@
-"""From what a user calls a model, a path or a hub id, to a local folder.
+"""From what a user calls a model, a path, a hub id or ``builtin``, to a local folder.
 
 Whatever is wrong is found out here as far as names go; nothing in the folder is parsed, except
 the shard index of a hub repository, to download no more than what is needed. Talking to the hub
@@ -14,19 +14,22 @@ from pathlib import Path
 
 from octavo.core.checks import shown
 from octavo.core.errors import ModelError, ModelNotFound
+from octavo.models.builtin import BUILTIN, builtin_folder
 from octavo.models.hub import HubId, download, looks_like_hub_id
 from octavo.weights.foreign import HEAD_BYTES, refuse_foreign
 
 CONFIG_FILE = "config.json"
 _MAX_LISTED = 1_000
+_HINT = f"give a folder, a hub id (owner/name), or {BUILTIN!r} for the built-in model"
 
 
 def resolve(model: str | Path, *, weights: bool = True) -> Path:
     """The folder of a model.
 
     Args:
-        model: a folder that has a config.json; or, where nothing of that name exists, a hub id,
-            ``owner/name`` or ``owner/name@revision``.
+        model: ``builtin`` for the built-in model (``./builtin`` is a folder of that name); a folder
+            that has a config.json; or, where nothing of that name exists, a hub id, ``owner/name``
+            or ``owner/name@revision``.
         weights: download the weights too, if it is a hub id.
 
     Raises:
@@ -39,13 +42,13 @@ def resolve(model: str | Path, *, weights: bool = True) -> Path:
     if not isinstance(model, str | Path):
         raise ModelNotFound(
             f"{shown(model)} is not the name of a model",
-            hint="give a folder or a hub id (owner/name)",
+            hint=_HINT,
         )
+    if model == BUILTIN:  # and not Path("builtin"), which is a path whatever it is called
+        return _checked_folder(builtin_folder())
     name = os.fspath(model)
     if not name or "\0" in name:
-        raise ModelNotFound(
-            f"{name!r} is not the name of a model", hint="give a folder or a hub id (owner/name)"
-        )
+        raise ModelNotFound(f"{name!r} is not the name of a model", hint=_HINT)
     try:
         path = Path(name).expanduser()
     except RuntimeError as error:  # no home folder, or no such user
@@ -62,13 +65,13 @@ def resolve(model: str | Path, *, weights: bool = True) -> Path:
     except OSError as error:  # a name that is too long, a dead mount
         raise ModelNotFound(
             f"{name[:200]}: {error.strerror or error}",
-            hint="give a folder or a hub id (owner/name)",
+            hint=_HINT,
         ) from error
     if isinstance(model, str) and looks_like_hub_id(name):
         return _from_hub(name, path, weights=weights)
     raise ModelNotFound(
         f"{name}: no such folder",
-        hint=_similar_folder(path) or "give a folder that exists, or a hub id (owner/name)",
+        hint=_similar_folder(path) or _HINT,
     )
 
 

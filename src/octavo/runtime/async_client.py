@@ -21,6 +21,7 @@ from octavo.core.events import Event
 from octavo.core.request import Priority, Request, SamplingParams
 from octavo.engine.engine import EngineStats
 from octavo.engine.load import LoadedEngine, load_engine
+from octavo.models.builtin import BUILTIN
 from octavo.models.folder import resolve
 from octavo.runtime.codec import Abort, AskStats, Events, Submit, decode_engine_message, encode
 from octavo.runtime.engine_thread import EngineThread
@@ -165,7 +166,11 @@ class AsyncClient:
 
     @classmethod
     async def load(
-        cls, model: str | Path, *, tokenizer: str | Path | None = None, **options: Any
+        cls,
+        model: str | Path = BUILTIN,
+        *,
+        tokenizer: str | Path | None = None,
+        **options: Any,
     ) -> AsyncClient:
         """Load a model off the event loop. Arguments and errors as those of ``LLM``."""
         config = EngineConfig.from_options(options)

@@ -21,6 +21,7 @@ from octavo.core.errors import EngineDead, InvalidRequest, OctavoError, Overload
 from octavo.core.request import Priority, SamplingParams
 from octavo.engine.engine import EngineStats
 from octavo.engine.load import load_engine
+from octavo.models.builtin import BUILTIN
 from octavo.models.folder import resolve
 from octavo.runtime.beam_search import BeamOutput, BeamRun, end_tokens
 from octavo.runtime.beams import BeamParams, EarlyStopping
@@ -38,7 +39,8 @@ class LLM:
     """A model, loaded and ready to answer.
 
     Args:
-        model: a model folder, or a hub id such as ``owner/name`` or ``owner/name@revision``.
+        model: a model folder, or a hub id such as ``owner/name`` or ``owner/name@revision``; by
+            default the model that comes with the package.
         tokenizer: a folder to take the tokeniser from; by default the model's own. None in a
             folder without one: prompts and answers are then token ids only.
         options: the fields of ``octavo.core.config.EngineConfig``; an unknown one is an error.
@@ -51,7 +53,11 @@ class LLM:
     """
 
     def __init__(
-        self, model: str | Path, *, tokenizer: str | Path | None = None, **options: Any
+        self,
+        model: str | Path = BUILTIN,
+        *,
+        tokenizer: str | Path | None = None,
+        **options: Any,
     ) -> None:
         config = EngineConfig.from_options(options)
         folder = resolve(model, weights=config.load_format != "dummy")

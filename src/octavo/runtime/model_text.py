@@ -16,6 +16,7 @@ import msgspec
 from octavo.core import checks
 from octavo.core.errors import InvalidRequest
 from octavo.core.request import NUM_SEEDS, Priority, Request, SamplingParams
+from octavo.models.builtin import BUILTIN
 from octavo.models.folder import resolve
 from octavo.models.generation import GenerationConfig
 from octavo.runtime.outputs import OutputAssembler
@@ -56,14 +57,15 @@ class ModelText:
 
     @classmethod
     def load(cls, folder: Path, tokenizer: str | Path | None = None) -> ModelText:
-        """The text side of a model; ``tokenizer`` is a folder or a hub id to take it from.
+        """The text side of a model; ``tokenizer`` is a folder, a hub id or ``builtin``.
 
         Raises:
             ModelError: a file is missing or damaged.
         """
         if tokenizer is None:
             return cls(folder)
-        if isinstance(tokenizer, str | Path) and Path(tokenizer).is_dir():
+        is_path = isinstance(tokenizer, str | Path) and tokenizer != BUILTIN
+        if is_path and Path(tokenizer).is_dir():
             return cls(folder, Path(tokenizer))
         return cls(folder, resolve(tokenizer, weights=False))
 

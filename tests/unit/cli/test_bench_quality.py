@@ -60,6 +60,11 @@ def test_a_json_line_for_each_model(octavo: CommandLine, model: Path, text: Path
     assert rows[0]["perplexity"] != rows[1]["perplexity"]
 
 
+def test_without_a_model_it_is_the_built_in_one(octavo: CommandLine, text: Path) -> None:
+    [row, *_] = json_rows(octavo, "--text", text)
+    assert row["model"] == "builtin"
+
+
 def test_models_of_one_name_are_told_apart(octavo: CommandLine, text: Path) -> None:
     folders = [write_small_model(octavo.folder / parent / "m", seed=0) for parent in "ab"]
     rows = json_rows(octavo, *folders, "--text", text)
@@ -75,7 +80,6 @@ def test_mistakes_are_told_before_a_model_is_loaded(
     latin.write_bytes(b"caf\xe9")
     for words, message in (
         ((model,), "requires an argument"),
-        (("--text", text), "no model is given"),
         ((model, "--text", octavo.folder / "nothing"), "No such file"),
         ((model, "--text", empty), "no text in it"),
         ((model, "--text", latin), "not UTF-8"),

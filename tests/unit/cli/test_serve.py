@@ -33,9 +33,7 @@ def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path: Path) -> None:
     assert named_models([str(folder)]) == {"a=b": str(folder)}
 
 
-def test_none_and_two_of_a_name() -> None:
-    with pytest.raises(ConfigError, match="no model is given"):
-        named_models([])
+def test_two_of_a_name() -> None:
     with pytest.raises(ConfigError, match="two models are called 'x'") as caught:
         named_models(["x=a", "x=b"])
     assert caught.value.hint == "call one of them x-2=b"

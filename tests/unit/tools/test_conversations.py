@@ -1,0 +1,141 @@
+"""Requests are made of what stands in the story, and rendered as the chat template does."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator
+
+import pytest
+from tokenizers import Tokenizer
+
+from batches import BOYS, GIRLS, IGNORED, Mixture, renamed
+from conversations import ASKS, ASKS_AGAIN, ASKS_FOR_ANY, Requests
+from make_tokenizer import ASSISTANT, CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, USER
+from octavo.models.builtin import builtin_folder
+from octavo.runtime.model_text import ModelText
+
+STORY = (
+    "Once upon a time, there was a little dog named Max. Max loved to run in the park. One day, it"
+    " rained. He lost his ball. He saw a needle, near the old bridge. Lily helped him."
+)
+NUM_DRAWN = 400
+
+
+@pytest.fixture(scope="module")
+def requests() -> Requests:
+    others = ["The needle and the bridge are old."] * 4 + ["A park."] * 700
+    return Requests([STORY, *others])
+
+
+def drawn(requests: Requests, story: str, *, again: bool = False) -> set[str]:
+    chance = random.Random(1)
+    return {requests.request(story, chance, again=again) for _ in range(NUM_DRAWN)}
+
+
+def topics(found: set[str], asks: tuple[str, ...]) -> set[str]:
+    """What follows "about", of all requests that ask for something."""
+    heads = {ask.partition("{}")[0] for ask in asks}
+    return {
+        request.removeprefix(head).rstrip(".!?").removesuffix(", please")
+        for request in found
+        for head in heads
+        if request.startswith(head)
+    }
+
+
+def test_requests_are_about_what_is_in_the_story(requests: Requests) -> None:
+    found = topics(drawn(requests, STORY), ASKS)
+    assert "a little dog who lost his ball" in found
+    assert "a little dog named Max" in found
+    assert "a needle" in found
+    assert "Max and a bridge" in found
+    assert not any("park" in topic and "who" not in topic for topic in found), "parks are common"
+
+
+def test_some_requests_ask_for_any_story(requests: Requests) -> None:
+    assert drawn(requests, STORY) & set(ASKS_FOR_ANY)
+    assert drawn(requests, "Nothing.") <= set(ASKS_FOR_ANY)
+
+
+def test_later_requests_say_that_they_are(requests: Requests) -> None:
+    heads = tuple(ask.partition("{}")[0] for ask in ASKS_AGAIN)
+    found = drawn(requests, STORY, again=True) - set(ASKS_FOR_ANY)
+    assert found
+    assert all(request.startswith(heads) for request in found)
+
+
+def test_the_same_seed_makes_the_same_requests(requests: Requests) -> None:
+    first, second = (
+        [requests.request(STORY, chance) for _ in range(20)]
+        for chance in (random.Random(5), random.Random(5))
+    )
+    assert first == second
+
+
+def test_names_change_places_all_over_a_story() -> None:
+    story = "Lily met Tom. Tom saw Lily, and Lily's cat Zed. The lily was white."
+    changed = renamed(story, random.Random(3))
+    words = changed.replace("'s", "").replace(".", "").replace(",", "").split()
+    girl, boy = words[0], words[2]
+    assert girl in GIRLS
+    assert boy in BOYS
+    assert changed == story.replace("Lily", girl).replace("Tom", boy)
+
+
+@pytest.fixture(scope="module")
+def text() -> ModelText:
+    return ModelText(builtin_folder())
+
+
+def conversations(text: ModelText) -> Iterator[tuple[list[int], list[int]]]:
+    """What the model learns from, cut where a text begins: ids, and those with a label."""
+    tokenizer = Tokenizer.from_file(str(builtin_folder() / "tokenizer.json"))
+    ids, labels = Mixture([STORY] * 8, tokenizer, seed=2).rows(1, 12_000)
+    begin = tokenizer.token_to_id(END_OF_TEXT)
+    starts = [position for position, token in enumerate(ids[0]) if token == begin]
+    for first, last in itertools.pairwise(starts):
+        known = [int(label) for label in labels[0][first : last - 1]]
+        yield [int(token) for token in ids[0][first:last]], known
+
+
+def test_chats_are_rendered_as_in_training(text: ModelText) -> None:
+    tokenizer = text.tokenizer
+    assert tokenizer is not None
+    user, assistant, end = (
+        tokenizer.encode_template(token)[0] for token in (USER, ASSISTANT, END_OF_TURN)
+    )
+    num_turns: set[int] = set()
+    for ids, labels in conversations(text):
+        if user not in ids:
+            continue
+        messages, role, position = [], "", 1
+        while position < len(ids):
+            role = {user: "user", assistant: "assistant"}[ids[position]]
+            stop = ids.index(end, position)
+            messages.append({"role": role, "content": tokenizer.decode(ids[position + 1 : stop])})
+            position = stop + 1
+        rendered = text.template.encode_chat(messages[:-1])
+        assert ids[: len(rendered)] == list(rendered)
+        answer = tokenizer.encode_template(messages[-1]["content"] + END_OF_TURN)
+        assert ids[len(rendered) :] == list(answer)
+        # Nothing of what is given is learned, and all of the answer.
+        assert labels[len(rendered) - 1 :] == ids[len(rendered) :]
+        request = rendered.index(user)
+        assert set(labels[request - 1 : rendered.index(assistant)]) == {IGNORED}
+        num_turns.add(len(messages))
+    assert {2, 4} <= num_turns
+
+
+def test_stories_alone_begin_as_prompts_do(text: ModelText) -> None:
+    assert text.tokenizer is not None
+    prompt = list(text.encode("Once upon a time,").token_ids)
+    alone = [ids for ids, _ in conversations(text) if ids[: len(prompt)] == prompt]
+    assert alone
+    assert {text.tokenizer.decode(ids)[:20] for ids in alone} == {STORY[:20]}
+
+
+def test_the_package_has_the_template_of_the_training(text: ModelText) -> None:
+    config = (builtin_folder() / "tokenizer_config.json").read_text(encoding="utf-8")
+    assert json.loads(config)["chat_template"] == CHAT_TEMPLATE
