@@ -32,6 +32,7 @@ _UNCACHED_BYTES = 1 << 28
 _FEW_ROWS = 16
 """With more rows a product is bound by computing: one copy of the weights will do."""
 _SPINS = 20_000
+_ROOF_TRIES = 5
 _PATTERN_COLUMNS = 8 * PANEL_COLUMNS
 _KINDS = {"f32": "f32", "bf16": "bf16", "w8": "int8", "w4": "int8"}
 
@@ -107,9 +108,10 @@ def matrices_of(shape: str) -> list[Matrix]:
 def measure_kernels(job: KernelsJob) -> Iterator[KernelRow]:
     """The roofs with one thread and with all, then each product."""
     most = job.num_threads or len(os.sched_getaffinity(0))
+    memory = np.ones(_READ_BYTES, np.uint8)
     for threads in sorted({1, most}):
-        meter = _Meter(threads, job.instruction_set)
-        yield meter.roofs(job.repeat)
+        meter = _Meter(threads, job.instruction_set, memory)
+        yield meter.roofs(max(job.repeat, _ROOF_TRIES))
     for name in job.formats:
         for matrix in matrices_of(job.shape):
             yield from meter.products_of(name, matrix, job.rows, job.repeat)
@@ -118,10 +120,10 @@ def measure_kernels(job: KernelsJob) -> Iterator[KernelRow]:
 class _Meter:
     """Measures on one pool."""
 
-    def __init__(self, threads: int, instruction_set: str) -> None:
+    def __init__(self, threads: int, instruction_set: str, memory: U8) -> None:
         self._native = products_of(threads, instruction_set)
         self._threads = threads
-        self._memory = np.ones(_READ_BYTES, np.uint8)
+        self._memory = memory
         self._place = 0
 
     def roofs(self, repeat: int) -> KernelRow:
