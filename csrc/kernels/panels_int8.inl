@@ -59,7 +59,7 @@ struct RowBlock {
 template <typename Format, int kRows>
 inline void multiply_pair(const RowBlock& block, int pair) {
   using Dot = typename Format::Dot;
-  constexpr int kChains = kRows == 1 ? 4 : kRows <= 3 ? 2 : 1;
+  constexpr int kChains = kRows == 1 && Format::kDepth == kGroup ? 4 : kRows <= 3 ? 2 : 1;
   constexpr int kUnroll = kChains == 4 ? 4 : 2;
   constexpr int kLanes = Dot::kLanes;
   constexpr int kScaleRepeat = kGroup / Format::kDepth;  // groups of weights a row scale is for
@@ -75,6 +75,7 @@ inline void multiply_pair(const RowBlock& block, int pair) {
   for (int64_t g = 0; g < num_groups; ++g) {
     typename Dot::Sums sums[kChains][kRows][2];
     const int32_t* corrections = block.corrections + g * block.height;
+    __builtin_prefetch(group + kPrefetchAhead);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       sums[0][r][0] = sums[0][r][1] = Dot::start(corrections[r]);

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo._native import Products
+from octavo._native import Products, ThreadPool
+from octavo.core.errors import ConfigError
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
@@ -56,6 +57,18 @@ class Operand:
             np.empty(groups, np.int32),
             np.empty(small_groups, np.int32),
         )
+
+
+def products_of(num_threads: int, instruction_set: str = "") -> Products:
+    """The kernels of an instruction set (by default the best) on a pool of their own.
+
+    Raises:
+        ConfigError: the instruction set is unknown or not usable here.
+    """
+    try:
+        return Products(ThreadPool(num_threads), instruction_set)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def prepare(products: Products, weights: str, x: F32) -> Operand:

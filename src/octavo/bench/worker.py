@@ -17,14 +17,15 @@ from typing import TypeVar
 import msgspec
 
 from octavo.bench.engine import EngineJob, Sample, measure_engine
+from octavo.bench.kernels import KernelRow, KernelsJob, measure_kernels
 from octavo.bench.overhead import OverheadJob, OverheadResult, measure_overhead
 from octavo.bench.quality import QualityJob, QualityState, measure_quality
 from octavo.bench.rung import RungJob, RungResult, measure_rung
 from octavo.core.errors import EngineDead, OctavoError, error_from_code
 
-Job = EngineJob | RungJob | OverheadJob | QualityJob
-Result = Sample | RungResult | OverheadResult | QualityState
-ResultType = TypeVar("ResultType", Sample, RungResult, OverheadResult, QualityState)
+Job = EngineJob | RungJob | OverheadJob | QualityJob | KernelsJob
+Result = Sample | RungResult | OverheadResult | QualityState | KernelRow
+ResultType = TypeVar("ResultType", Sample, RungResult, OverheadResult, QualityState, KernelRow)
 
 
 class Failure(msgspec.Struct, frozen=True, tag=True):
@@ -78,6 +79,8 @@ def main() -> int:
         results = measure_rung(job)
     elif isinstance(job, OverheadJob):
         results = measure_overhead(job)
+    elif isinstance(job, KernelsJob):
+        results = measure_kernels(job)
     else:
         results = measure_quality(job)
     try:

@@ -1,4 +1,4 @@
-"""``octavo bench``: ladder, engine and overhead, as tables or as JSON; quality is beside it."""
+"""``octavo bench``: ladder, engine and overhead, as tables or JSON; quality, kernels beside it."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from octavo.bench.rung import RungJob, RungResult
 from octavo.bench.shapes import SHAPES, write_shape
 from octavo.bench.worker import run_in_worker
 from octavo.bench.workload import FULL, QUICK
+from octavo.cli.bench_kernels import kernels
 from octavo.cli.bench_quality import quality
 from octavo.cli.bench_tables import (
     NOISE,
@@ -48,6 +49,7 @@ from octavo.models.spec import ModelSpec
 
 bench = App(name="bench")
 bench.command(quality)
+bench.command(kernels)
 
 
 @bench.command

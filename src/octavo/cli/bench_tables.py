@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from octavo.bench.engine import Sample
+from octavo.bench.kernels import KernelRow
 from octavo.bench.ladder import Step
 from octavo.bench.machine import QUIET_SHARE, quiet_ones
 from octavo.bench.parts import StepParts
@@ -174,6 +175,38 @@ def quality_notes(rows: Sequence[QualityRow]) -> list[str]:
 
 SAME_TEXT = 0.02
 """Tokenisers that drop a character here and there still read the same text."""
+
+
+def roofs_table(rows: Sequence[KernelRow]) -> Table:
+    """A row for each number of threads."""
+    table = _table(f"Roofs, {rows[0].instruction_set}", "threads")
+    for column in ("read GB/s", "int8 GMAC/s", "bf16 GMAC/s", "f32 GMAC/s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        assert row.roofs is not None
+        roofs = row.roofs
+        figures = (roofs.read, roofs.int8, roofs.bf16, roofs.f32)
+        table.add_row(str(row.num_threads), *[f"{figure:,.1f}" for figure in figures])
+    return table
+
+
+def kernels_table(title: str, rows: Sequence[KernelRow]) -> Table:
+    """A row a product."""
+    table = _table(title, "matrix")
+    for column in ("rows", "ms", "GB/s", "GMAC/s", "roof", "of it"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        noise = "*" if row.others > QUIET_SHARE else ""
+        table.add_row(
+            f"{row.format} {row.matrix} {row.columns} x {row.depth}",
+            str(row.rows),
+            f"{row.ms:.3f}",
+            f"{row.read_gb_per_s:.1f}",
+            f"{row.gmac_per_s:,.0f}",
+            row.roof,
+            f"{row.share:.0%}{noise}",
+        )
+    return table
 
 
 def _table(title: str, first_column: str) -> Table:
