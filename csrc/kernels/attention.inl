@@ -26,7 +26,7 @@ constexpr int kPagesAhead = 4;
 constexpr int kLineBytes = 64;
 constexpr uint32_t kWholePage = (1u << kPageTokens) - 1;
 
-// e^x for x <= 0, at most 2 ulp off; 0 below -86, where results would soon be denormal. A NaN
+// e^x for x <= 0, at most 2.2 ulp off; 0 below -86, where results would soon be denormal. A NaN
 // stays one.
 inline Vector exp_nonpositive(Vector x) {
   constexpr float kTerms[] = {0.008312501f, 0.04189033f, 0.16667116f, 0.4999923f, 1.0f, 1.0f};
