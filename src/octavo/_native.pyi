@@ -1,10 +1,10 @@
 """Types and documentation of the native extension (csrc/module.cpp).
 
 Arrays are C-contiguous, of the dtype shown, in native byte order; outputs are writable. One that
-is not raises TypeError with the name of the argument: nothing is converted or copied. Outputs that overlap
-inputs raise ValueError. The GIL is released while kernels run. The slow twins, which say what each
-function computes, are in `octavo.backends.canonical`; every instruction set and every number of
-threads gives their bits (a NaN is a NaN: its payload is not part of the promise).
+is not raises TypeError with the name of the argument: nothing is converted or copied. Outputs that
+overlap inputs raise ValueError. The GIL is released while kernels run. The slow twins, which say
+what each function computes, are in `octavo.backends.canonical`; every instruction set and every
+number of threads gives their bits (a NaN is a NaN: its payload is not part of the promise).
 """
 
 from numpy import float32, int8, int32, uint8, uint16
