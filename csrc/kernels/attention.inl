@@ -22,7 +22,7 @@
 constexpr int kPageVectors = kPageTokens / Floats::kLanes;
 constexpr int kPagePairs = kPageTokens / 2;
 constexpr int kChunkPairs = kChunkTokens / 2;
-constexpr int kPagesAhead = 4;
+constexpr int kLinesAhead = 160;
 constexpr int kLineBytes = 64;
 constexpr uint32_t kWholePage = (1u << kPageTokens) - 1;
 
@@ -130,8 +130,7 @@ class Stream {
     }
     if (count_ == 0) return;
     start(0);
-    const int64_t lines = lines_of_page();
-    for (int i = 0; i < kPagesAhead; ++i) fetch(lines);
+    for (int i = 0; i < kLinesAhead; i += 4) fetch(4);
   }
 
   int64_t lines_of_page() const { return (page_bytes_ + kLineBytes - 1) / kLineBytes; }
@@ -182,6 +181,7 @@ struct Bf16Pages {
   static int64_t num_steps(int64_t head_dim) { return head_dim / 2; }
   static Sum start(const ChunkTask&, int) { return Floats::set(0.0f); }
   static float factor(const ChunkTask& task, int) { return task.scale; }
+  static void fetch_scales(const SeenPage&, int64_t) {}
   static Vector score(Sum sum, float factor, const uint8_t*, int64_t, int) {
     return Floats::multiply(sum, Floats::set(factor));
   }
@@ -212,6 +212,10 @@ struct Int8Pages {
   }
   static const float* scales(const uint8_t* page, int64_t head_dim) {
     return reinterpret_cast<const float*>(page + kPageTokens * padded(head_dim, 4));
+  }
+  // Those of the values are read long before the values.
+  static void fetch_scales(const SeenPage& page, int64_t head_dim) {
+    __builtin_prefetch(scales(page.values, head_dim));
   }
   static Vector score(Sum sum, float factor, const uint8_t* keys, int64_t head_dim, int token) {
     const Vector scaled = Floats::multiply(Floats::to_floats(sum), Floats::set(factor));
@@ -333,10 +337,12 @@ void score_pages(const ChunkTask& task, const SeenPages& seen, Stream& stream,
       constexpr int kPages = score_pages_at_once(kRows);
       int page = 0;
       for (; page + kPages <= seen.count; page += kPages) {
+        for (int p = 0; p < kPages; ++p) Pages::fetch_scales(seen.pages[page + p], task.head_dim);
         score_block<Pages, kRows, kPages>(task, seen, row, page, stream, space);
       }
       if constexpr (kPages > 1) {
         for (; page < seen.count; ++page) {
+          Pages::fetch_scales(seen.pages[page], task.head_dim);
           score_block<Pages, kRows, 1>(task, seen, row, page, stream, space);
         }
       }
@@ -456,7 +462,8 @@ inline void add_values(int64_t head_dim, const SeenPages& seen, const Pairs::Ele
     constexpr int64_t kLanes = Floats::kLanes;
     const int64_t vectors = (head_dim + kLanes - 1) / kLanes;
     const int64_t blocks = vectors / kVectors + vectors % kVectors;
-    const int64_t lines = (stream.lines_of_page() / kPagePairs + blocks - 1) / blocks;
+    const int64_t steps = blocks * kPagePairs;
+    const int64_t lines = (stream.lines_of_page() + steps - 1) / steps;
     int begin = 0;
     do {
       const int end = begin + kPagesAtOnce < seen.count ? begin + kPagesAtOnce : seen.count;
