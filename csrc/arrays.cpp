@@ -20,6 +20,45 @@ std::string shape_text(const int64_t* shape, int num_dims) {
   return text + ")";
 }
 
+struct Traits {
+  const char* name;
+  const char* formats;  // of the buffer protocol, one letter each
+  int size;
+};
+
+Traits traits(Element element) {
+  switch (element) {
+    case Element::kF32:
+      return {"float32", "f", 4};
+    case Element::kF16:
+      return {"float16", "e", 2};
+    case Element::kU16:
+      return {"uint16", "H", 2};
+    case Element::kU8:
+      return {"uint8", "B", 1};
+    case Element::kI8:
+      return {"int8", "b", 1};
+    case Element::kI32:
+      return {"int32", "il", 4};
+    case Element::kU32:
+      return {"uint32", "IL", 4};
+    case Element::kI64:
+      return {"int64", "lq", 8};
+    case Element::kU64:
+      return {"uint64", "LQ", 8};
+  }
+  return {};
+}
+
+std::string names_of(std::initializer_list<Element> elements) {
+  std::string names;
+  for (const Element element : elements) {
+    if (!names.empty()) names += " or ";
+    names += traits(element).name;
+  }
+  return names;
+}
+
 bool is_contiguous(const Py_buffer& view) {
   if (view.len == 0) return true;
   Py_ssize_t expected = view.itemsize;
@@ -28,28 +67,6 @@ bool is_contiguous(const Py_buffer& view) {
     expected *= view.shape[i];
   }
   return true;
-}
-
-struct ItemFacts {
-  const char* name;
-  const char* format;  // of the buffer protocol
-  int size;
-};
-
-ItemFacts facts_of(Item item) {
-  switch (item) {
-    case Item::kFloat32:
-      return {"float32", "f", 4};
-    case Item::kUint8:
-      return {"uint8", "B", 1};
-    case Item::kInt8:
-      return {"int8", "b", 1};
-    case Item::kUint16:
-      return {"uint16", "H", 2};
-    case Item::kInt32:
-      return {"int32", "i", 4};
-  }
-  return {"", "", 1};
 }
 
 }  // namespace
@@ -64,21 +81,28 @@ void raise_type_error(const char* format, ...) {
   throw nanobind::python_error();
 }
 
-Array::Array(PyObject* object, const char* name, Item item, Access access) : name_(name) {
-  const ItemFacts facts = facts_of(item);
+Array::Array(PyObject* object, const char* name, std::initializer_list<Element> elements,
+             Access access)
+    : name_(name), element_(*elements.begin()) {
   // Ask without PyBUF_WRITABLE and look at `readonly` afterwards: the message is then ours.
   if (PyObject_GetBuffer(object, &view_, PyBUF_STRIDES | PyBUF_FORMAT) != 0) {
     PyErr_Clear();
-    raise_type_error("%s: expected a %s array", name, facts.name);
+    raise_type_error("%s: expected a %s array", name, names_of(elements).c_str());
+  }
+  const char* format = view_.format == nullptr ? "B" : view_.format;
+  bool fits = false;
+  for (const Element element : elements) {
+    if (std::strlen(format) != 1 || !std::strchr(traits(element).formats, *format)) continue;
+    element_ = element;
+    fits = true;
   }
   std::string problem;
-  const char* format = view_.format == nullptr ? "B" : view_.format;
-  if (std::strcmp(format, facts.format) != 0 || view_.itemsize != facts.size) {
-    problem = std::string("dtype is not ") + facts.name + " in native byte order";
+  if (!fits || view_.itemsize != traits(element_).size) {
+    problem = "dtype is not " + names_of(elements) + " in native byte order";
   } else if (!is_contiguous(view_)) {
     problem = "array is not C-contiguous";
-  } else if (reinterpret_cast<uintptr_t>(view_.buf) % facts.size != 0) {
-    problem = "array is not aligned to " + std::to_string(facts.size) + " bytes";
+  } else if (reinterpret_cast<uintptr_t>(view_.buf) % traits(element_).size != 0) {
+    problem = "array is not aligned to " + std::to_string(traits(element_).size) + " bytes";
   } else if (access == Access::kWrite && view_.readonly) {
     problem = "array is read-only";
   }

@@ -4,11 +4,12 @@
 #include <Python.h>
 
 #include <cstdint>
+#include <initializer_list>
 
 namespace octavo {
 
-// What an array may hold, in native byte order.
-enum class Item { kFloat32, kUint8, kInt8, kUint16, kInt32 };
+// What one element of an array is. bfloat16 has no name in the buffer protocol: its bits are kU16.
+enum class Element { kF32, kF16, kI8, kU8, kU16, kI32, kU32, kI64, kU64 };
 
 // Borrows the memory of an argument through the buffer protocol for the length of one call.
 // Nothing is converted or copied: an argument that does not fit raises TypeError with its name.
@@ -16,14 +17,15 @@ class Array {
  public:
   enum class Access { kRead, kWrite };
 
-  // Throws nanobind::python_error (TypeError) unless `object` is a C-contiguous array of such items
-  // in native byte order, aligned to their size and, for kWrite, writable.
-  Array(PyObject* object, const char* name, Item item, Access access);
+  // Throws nanobind::python_error (TypeError) unless `object` is a C-contiguous array of one of
+  // `elements` in native byte order, aligned to their size and, for kWrite, writable.
+  Array(PyObject* object, const char* name, std::initializer_list<Element> elements, Access access);
   ~Array() { PyBuffer_Release(&view_); }
   Array(const Array&) = delete;
   Array& operator=(const Array&) = delete;
 
   const char* name() const { return name_; }
+  Element element() const { return element_; }
   int num_dims() const { return view_.ndim; }
   int64_t dim(int index) const { return view_.shape[index]; }
   int64_t size() const { return view_.len / view_.itemsize; }
@@ -37,21 +39,40 @@ class Array {
 
  private:
   const char* name_;
+  Element element_;
   Py_buffer view_;
 };
 
-template <typename Type, Item kItem>
+template <typename T>
+inline constexpr Element kElementOf = Element::kF32;
+template <>
+inline constexpr Element kElementOf<int8_t> = Element::kI8;
+template <>
+inline constexpr Element kElementOf<uint8_t> = Element::kU8;
+template <>
+inline constexpr Element kElementOf<uint16_t> = Element::kU16;
+template <>
+inline constexpr Element kElementOf<int32_t> = Element::kI32;
+template <>
+inline constexpr Element kElementOf<uint32_t> = Element::kU32;
+template <>
+inline constexpr Element kElementOf<int64_t> = Element::kI64;
+template <>
+inline constexpr Element kElementOf<uint64_t> = Element::kU64;
+
+template <typename T>
 class ArrayOf : public Array {
  public:
-  ArrayOf(PyObject* object, const char* name, Access access) : Array(object, name, kItem, access) {}
-  Type* data() const { return static_cast<Type*>(memory()); }
+  ArrayOf(PyObject* object, const char* name, Access access)
+      : Array(object, name, {kElementOf<T>}, access) {}
+  T* data() const { return static_cast<T*>(memory()); }
 };
 
-using FloatArray = ArrayOf<float, Item::kFloat32>;
-using Uint8Array = ArrayOf<uint8_t, Item::kUint8>;
-using Int8Array = ArrayOf<int8_t, Item::kInt8>;
-using Uint16Array = ArrayOf<uint16_t, Item::kUint16>;
-using Int32Array = ArrayOf<int32_t, Item::kInt32>;
+using FloatArray = ArrayOf<float>;
+using Int8Array = ArrayOf<int8_t>;
+using Uint8Array = ArrayOf<uint8_t>;
+using Uint16Array = ArrayOf<uint16_t>;
+using Int32Array = ArrayOf<int32_t>;
 
 [[noreturn]] void raise_type_error(const char* format, ...) __attribute__((format(printf, 1, 2)));
 

@@ -7,7 +7,9 @@
 
 #include "arrays.h"
 #include "bindings/attention.h"
+#include "bindings/forward.h"
 #include "bindings/pool.h"
+#include "bindings/products.h"
 #include "cpu_features.h"
 #include "kernels/dispatch.h"
 
@@ -148,6 +150,10 @@ nb::list usable_instruction_sets() {
 }  // namespace
 }  // namespace octavo
 
+namespace octavo {
+void bind_sampler(nb::module_& module);
+}  // namespace octavo
+
 // Docstrings are in octavo/_native.pyi, where editors and type checkers find them.
 NB_MODULE(_native, module) {
   using octavo::Kernels;
@@ -175,5 +181,8 @@ NB_MODULE(_native, module) {
       .def("tanh", &Kernels::tanh, nb::arg("x").none(), nb::arg("out").none())
       .def("sigmoid", &Kernels::sigmoid, nb::arg("x").none(), nb::arg("out").none());
 
+  octavo::bind_forward(module);
+  octavo::bind_products(module);
   octavo::bind_attention(module);
+  octavo::bind_sampler(module);
 }

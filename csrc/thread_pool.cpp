@@ -30,20 +30,28 @@ inline void pause() {
 constexpr int kSpins = 2000;
 constexpr int kYields = 50;
 
-// Returns once `word` differs from `old_value`, with the new value.
-uint32_t wait_for_change(const std::atomic<uint32_t>& word, uint32_t old_value) {
+// Returns once `word` holds what `is_over` wants, with that value.
+template <typename Value, typename Condition>
+Value wait_until(const std::atomic<Value>& word, Condition is_over) {
   for (int i = 0; i < kSpins; ++i) {
-    const uint32_t value = word.load(std::memory_order_acquire);
-    if (value != old_value) return value;
+    const Value value = word.load(std::memory_order_acquire);
+    if (is_over(value)) return value;
     pause();
   }
   for (int i = 0; i < kYields; ++i) {
-    const uint32_t value = word.load(std::memory_order_acquire);
-    if (value != old_value) return value;
+    const Value value = word.load(std::memory_order_acquire);
+    if (is_over(value)) return value;
     sched_yield();
   }
-  word.wait(old_value, std::memory_order_acquire);
-  return word.load(std::memory_order_acquire);
+  for (;;) {
+    const Value value = word.load(std::memory_order_acquire);
+    if (is_over(value)) return value;
+    word.wait(value, std::memory_order_acquire);
+  }
+}
+
+uint32_t wait_for_change(const std::atomic<uint32_t>& word, uint32_t old_value) {
+  return wait_until(word, [old_value](uint32_t value) { return value != old_value; });
 }
 
 }  // namespace
@@ -55,7 +63,7 @@ ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
   try {
     shared_->workers.reserve(num_threads - 1);
     for (int i = 1; i < num_threads; ++i) {
-      shared_->workers.emplace_back([shared = shared_] { work(*shared); });
+      shared_->workers.emplace_back([shared = shared_, i] { work(*shared, i); });
     }
   } catch (...) {  // the system has no more threads: end those that started
     num_threads_ = static_cast<int>(shared_->workers.size()) + 1;
@@ -74,16 +82,25 @@ ThreadPool::~ThreadPool() {
   delete shared_;
 }
 
-void ThreadPool::claim_blocks(Shared& shared) {
+void ThreadPool::go_through(Shared& shared, int thread) {
   const FloatingPointMode mode;
-  for (;;) {
-    const int64_t begin = shared.next.fetch_add(shared.block, std::memory_order_relaxed);
-    if (begin >= shared.num_items) return;
-    shared.body(shared.context, begin, std::min(begin + shared.block, shared.num_items));
+  for (int64_t s = 0; s < shared.num_stages; ++s) {
+    const Stage& stage = shared.stages[s];
+    Progress& progress = shared.progress[s];
+    const int64_t num_items = stage.num_items;
+    while (progress.next.load(std::memory_order_relaxed) < num_items) {
+      const int64_t begin = progress.next.fetch_add(stage.block, std::memory_order_relaxed);
+      if (begin >= num_items) break;
+      const int64_t end = std::min(begin + stage.block, num_items);
+      stage.body(stage.context, begin, end, thread);
+      const int64_t done = progress.done.fetch_add(end - begin, std::memory_order_acq_rel);
+      if (done + end - begin == num_items) progress.done.notify_all();
+    }
+    wait_until(progress.done, [num_items](int64_t done) { return done == num_items; });
   }
 }
 
-void ThreadPool::work(Shared& shared) {
+void ThreadPool::work(Shared& shared, int thread) {
   uint32_t seen = 0;
   for (;;) {
     seen = wait_for_change(shared.signal, seen);
@@ -95,32 +112,52 @@ void ThreadPool::work(Shared& shared) {
                                                   std::memory_order_relaxed);
     }
     if (!joined) continue;
-    claim_blocks(shared);
+    go_through(shared, thread);
     // The caller sleeps, if at all, until the last worker has left a closed run.
     if (shared.state.fetch_sub(1, std::memory_order_release) == 1) shared.state.notify_one();
   }
 }
 
 void ThreadPool::run(int64_t num_items, int64_t block, RangeBody body, void* context) {
-  if (num_items <= 0) return;
-  const bool alone = num_threads_ == 1 || num_items <= block ||
-                     fork_generation.load(std::memory_order_relaxed) != fork_generation_;
-  if (alone) {
+  struct Call {
+    RangeBody body;
+    void* context;
+  } call{body, context};
+  const auto run_range = [](void* self, int64_t begin, int64_t end, int) {
+    const Call& call = *static_cast<Call*>(self);
+    call.body(call.context, begin, end);
+  };
+  const Stage stage{run_range, &call, num_items, block};
+  run_stages(&stage, 1);
+}
+
+void ThreadPool::run_stages(const Stage* stages, int64_t num_stages) {
+  const auto is_small = [](const Stage& stage) { return stage.num_items <= stage.block; };
+  if (num_threads_ == 1 || std::all_of(stages, stages + num_stages, is_small) ||
+      fork_generation.load(std::memory_order_relaxed) != fork_generation_) {
     const FloatingPointMode mode;
-    body(context, 0, num_items);
+    for (int64_t s = 0; s < num_stages; ++s) {
+      const Stage& stage = stages[s];
+      if (stage.num_items > 0) stage.body(stage.context, 0, stage.num_items, 0);
+    }
     return;
   }
   Shared& shared = *shared_;
   const std::lock_guard<std::mutex> turn(shared.turn);
-  shared.body = body;
-  shared.context = context;
-  shared.num_items = num_items;
-  shared.block = block;
-  shared.next.store(0, std::memory_order_relaxed);
+  if (num_stages > shared.progress_size) {
+    shared.progress = std::make_unique<Progress[]>(num_stages);
+    shared.progress_size = num_stages;
+  }
+  for (int64_t s = 0; s < num_stages; ++s) {
+    shared.progress[s].next.store(0, std::memory_order_relaxed);
+    shared.progress[s].done.store(0, std::memory_order_relaxed);
+  }
+  shared.stages = stages;
+  shared.num_stages = num_stages;
   shared.state.store(kOpen, std::memory_order_release);
   shared.signal.fetch_add(1, std::memory_order_release);
   shared.signal.notify_all();
-  claim_blocks(shared);
+  go_through(shared, 0);
   uint32_t state = shared.state.fetch_and(~kOpen, std::memory_order_acquire) & ~kOpen;
   while (state != 0) state = wait_for_change(shared.state, state);
 }

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -12,11 +13,23 @@ namespace octavo {
 // Work on the items [begin, end). Must not throw. Called from several threads at once.
 using RangeBody = void (*)(void* context, int64_t begin, int64_t end);
 
+// One of several pieces of work, done one after the other: items in any order, by any thread, in
+// ranges of at most `block`. `thread` is 0 for the caller, up to num_threads - 1.
+struct Stage {
+  void (*body)(void* context, int64_t begin, int64_t end, int thread);
+  void* context;
+  int64_t num_items;
+  int64_t block;
+};
+
 // Items are claimed in blocks from one atomic counter, so a thread that the operating system has
 // preempted costs one block, not a share. Kernels give the same bits whoever claims a block.
 //
 // A worker joins a run only while it is open. A worker that wakes late finds the run closed and
 // goes back to sleep: the caller waits for those that joined, never for those that slept.
+//
+// A run goes through its stages; the next one begins when all items of the one before are done.
+// What counts is the items, not the threads: nobody waits for a thread that has claimed nothing.
 //
 // Several threads may call run(); they take turns.
 //
@@ -37,28 +50,35 @@ class ThreadPool {
   // all are done. Bodies run in FloatingPointMode.
   void run(int64_t num_items, int64_t block, RangeBody body, void* context);
 
+  // The same for several stages with one waking of the workers.
+  void run_stages(const Stage* stages, int64_t num_stages);
+
  private:
   static constexpr uint32_t kOpen = 1u << 31;
+
+  struct alignas(64) Progress {
+    std::atomic<int64_t> next{0};  // first item that nobody has claimed
+    std::atomic<int64_t> done{0};  // items finished
+  };
 
   // Everything that threads touch. It outlives the pool in a forked child, where it is leaked.
   struct Shared {
     std::mutex turn;  // one run at a time
 
     // Written by the caller while `state` is 0, read by workers that joined.
-    RangeBody body = nullptr;
-    void* context = nullptr;
-    int64_t num_items = 0;
-    int64_t block = 1;
+    const Stage* stages = nullptr;
+    int64_t num_stages = 0;
+    std::unique_ptr<Progress[]> progress;  // (progress_size,) a stage each
+    int64_t progress_size = 0;
 
-    alignas(64) std::atomic<int64_t> next{0};     // first item that nobody has claimed
     alignas(64) std::atomic<uint32_t> state{0};   // kOpen | workers inside
     alignas(64) std::atomic<uint32_t> signal{0};  // grows by one a run; workers sleep on it
     std::atomic<bool> stopping{false};
     std::vector<std::thread> workers;
   };
 
-  static void work(Shared& shared);
-  static void claim_blocks(Shared& shared);
+  static void work(Shared& shared, int thread);
+  static void go_through(Shared& shared, int thread);
 
   int num_threads_;
   uint32_t fork_generation_;

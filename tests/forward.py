@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.backends.base import Batch, Limits, SamplingBatch
-from octavo.backends.reference import ReferenceBackend, ReferenceExecutable
+from octavo.backends.base import Backend, Batch, Executable, Limits, SamplingBatch
+from octavo.backends.reference import ReferenceBackend
 from octavo.core.kv_layout import PAGE_SIZE, pages_for
 from octavo.models.registry import build
 from octavo.models.spec import ModelSpec
@@ -52,7 +52,7 @@ class Sequences:
     A sequence is a number; its tokens are computed in whatever parts a test likes.
     """
 
-    def __init__(self, executable: ReferenceExecutable, limits: Limits) -> None:
+    def __init__(self, executable: Executable, limits: Limits) -> None:
         self.executable = executable
         self.lengths: list[int] = []
         # sequence -> pages; the same numbers in every KV group
@@ -109,7 +109,7 @@ class Sequences:
 
 
 class TinyRun:
-    """A model folder compiled for the reference backend."""
+    """A model folder compiled for a backend; for the reference backend if none is given."""
 
     def __init__(
         self,
@@ -119,6 +119,7 @@ class TinyRun:
         num_pages: int | None = None,
         num_threads: int = 1,
         instruction_set: str = "",
+        backend: Backend | None = None,
     ) -> None:
         self.spec = ModelSpec.read(folder)
         length = self.spec.resolve_max_model_len(max_model_len)
@@ -131,7 +132,7 @@ class TinyRun:
             max_model_len=length,
             num_pages=num_pages or 1 + pages_for(length),
         )
-        backend = ReferenceBackend(num_threads, instruction_set)
+        backend = backend or ReferenceBackend(num_threads, instruction_set)
         self.executable = backend.compile(self.program, checkpoint, self.limits)
 
     def sequences(self) -> Sequences:

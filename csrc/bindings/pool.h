@@ -18,11 +18,20 @@ class Pool {
  public:
   explicit Pool(int num_threads) : threads_(checked(num_threads)) {}
   int num_threads() const { return threads_.num_threads(); }
+  ThreadPool& threads() { return threads_; }
 
   // Runs a function of a kernel table over `num_items` items, without the GIL.
   template <typename Task>
   void run(void (*kernel)(const Task&, int64_t, int64_t), const Task& task, int64_t num_items,
            int64_t block) {
+    nanobind::gil_scoped_release released;
+    run_released(kernel, task, num_items, block);
+  }
+
+  // The same for a caller that has released the GIL already.
+  template <typename Task>
+  void run_released(void (*kernel)(const Task&, int64_t, int64_t), const Task& task,
+                    int64_t num_items, int64_t block) {
     struct Call {
       void (*kernel)(const Task&, int64_t, int64_t);
       const Task* task;
@@ -31,7 +40,6 @@ class Pool {
       const Call& self = *static_cast<Call*>(context);
       self.kernel(*self.task, begin, end);
     };
-    nanobind::gil_scoped_release released;
     threads_.run(num_items, block, body, &call);
   }
 

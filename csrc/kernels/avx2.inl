@@ -67,14 +67,22 @@ constexpr int kVectorsForOneRow = 8;
 constexpr int kUnpackedRows = 2;
 constexpr int kUnpackedVectors = 4;
 
-#include "kernels/attention_avx2.inl"
+#include "kernels/dots_avx2.inl"
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"
 #include "kernels/row_sums.inl"
 // After those that they use.
 #include "kernels/attention_f32.inl"
 #include "kernels/panels_f32.inl"
+#include "kernels/panels_int8.inl"
+#include "kernels/prepare.inl"
 #include "kernels/rows.inl"
+// Likewise.
+#include "kernels/attention_avx2.inl"
+#include "kernels/pack.inl"
+#include "kernels/panels_bf16.inl"
+#include "kernels/roofs.inl"
+#include "kernels/sampling.inl"
 
 }  // namespace
 
@@ -94,12 +102,29 @@ const KernelTable OCTAVO_KERNEL_TABLE = {product,
                                          write_kv_f32,
                                          attend_f32,
                                          merge_chunk,
+                                         prepare_f32,
+                                         prepare_bf16,
+                                         prepare_int8,
+                                         panels_bf16,
+                                         panels_w8,
+                                         panels_w4,
+                                         unpack_w4,
+                                         panels_w4_unpacked,
+                                         embed_bf16,
+                                         embed_w8,
+                                         embed_w4,
+                                         pack,
+                                         roof_read,
+                                         roof_int8,
+                                         roof_bf16,
+                                         roof_f32,
                                          exp_nonpositive_elements,
                                          queries_bf16,
                                          queries_int8,
                                          write_kv_bf16,
                                          write_kv_int8,
                                          attend_bf16,
-                                         attend_int8};
+                                         attend_int8,
+                                         sampling_kernels};
 
 }  // namespace octavo

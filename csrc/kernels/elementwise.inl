@@ -21,29 +21,39 @@ inline Vector polynomial(Vector x, const float (&highest_first)[kCount]) {
   return sum;
 }
 
-// e^x = 2^n * e^r with n = round(x / ln 2). Results below 2^-126 are denormal and rounded once.
-inline Vector exp_of(Vector x) {
+// e^x = 2^n * e^r with n = round(x / ln 2): e^r, and n in the low bits of `shifted`.
+struct ExpParts {
+  Vector mantissa, shifted;
+};
+
+inline ExpParts exp_parts(Vector x) {
   constexpr float kTerms[] = {0.00138145988f, 0.00836871658f, 0.041668389f, 0.166665211f,
                               0.49999994f};
-  // Beyond these bounds the result is 0 or infinity anyway. A NaN passes both.
-  x = Floats::select(Floats::less(x, Floats::set(-104.0f)), Floats::set(-104.0f), x);
-  x = Floats::select(Floats::less(Floats::set(89.0f), x), Floats::set(89.0f), x);
   const Vector rounder = Floats::set(kRounder);
   const Vector shifted = Floats::fma(x, Floats::set(kLog2OfE), rounder);
   const Vector n = Floats::subtract(shifted, rounder);
   Vector r = Floats::fma(n, Floats::set(-kLn2High), x);
   r = Floats::fma(n, Floats::set(-kLn2Low), r);
   const Vector tail = Floats::fma(polynomial(r, kTerms), Floats::multiply(r, r), r);
-  const Vector mantissa = Floats::add(tail, Floats::set(1.0f));
+  return {Floats::add(tail, Floats::set(1.0f)), shifted};
+}
+
+// Results below 2^-126 are denormal and rounded once.
+inline Vector exp_of(Vector x) {
+  // Beyond these bounds the result is 0 or infinity anyway. A NaN passes both.
+  x = Floats::select(Floats::less(x, Floats::set(-104.0f)), Floats::set(-104.0f), x);
+  x = Floats::select(Floats::less(Floats::set(89.0f), x), Floats::set(89.0f), x);
+  const ExpParts parts = exp_parts(x);
   // 2^n in two factors: n runs from -150 to 128, further than one exponent field.
-  const Ints power = Floats::subtract(Floats::bits(shifted), Floats::bits(rounder));
+  const Ints power =
+      Floats::subtract(Floats::bits(parts.shifted), Floats::bits(Floats::set(kRounder)));
   const Ints half = Floats::shift_right_signed<1>(power);
   const Ints exponent_of_one = Floats::set_ints(127);
   const Vector scale =
       Floats::from_bits(Floats::shift_left<23>(Floats::add(half, exponent_of_one)));
   const Vector rest = Floats::from_bits(
       Floats::shift_left<23>(Floats::add(Floats::subtract(power, half), exponent_of_one)));
-  return Floats::multiply(Floats::multiply(mantissa, scale), rest);
+  return Floats::multiply(Floats::multiply(parts.mantissa, scale), rest);
 }
 
 // log x = e * ln 2 + log(1 + f) with 1 + f in [sqrt(1/2), sqrt(2)).

@@ -67,6 +67,11 @@ constexpr int64_t panel_bytes(Format format, int64_t depth) {
   return 0;
 }
 
+// Bytes of one panel of w4 once it is unpacked: each group of 32 as [32 scales f16][8][32][4] u8.
+constexpr int64_t unpacked_panel_bytes(int64_t depth) {
+  return depth / kSmallGroup * (kPanelColumns * 2 + kSmallGroup * kPanelColumns);
+}
+
 // One tile of an operand. Which members count depends on the format.
 struct OperandTile {
   void* values;            // f32, bf16 or int8

@@ -7,7 +7,7 @@
 // A slice of b of this depth and kMaxColumnBlock columns is packed for the second-level cache; one
 // panel of it stays in the first.
 constexpr int64_t kDepthBlock = 128;
-constexpr int64_t kPanelColumns = kTileVectors * Floats::kLanes;
+constexpr int64_t kPackedColumns = kTileVectors * Floats::kLanes;
 
 // One tile's view of the operands. Pointers stand at the tile's first row and column.
 struct Tile {
@@ -133,9 +133,9 @@ inline void pack_panels(const Tile& slice, int64_t columns, float* panels) {
   for (int64_t k = 0; k < slice.depth; ++k) {
     const float* from = slice.b + k * slice.b_stride;
     const float* soon = k + kRowsAhead < slice.depth ? from + kRowsAhead * slice.b_stride : from;
-    float* to = panels + k * kPanelColumns;
+    float* to = panels + k * kPackedColumns;
     int64_t c = 0;
-    for (; c + kPanelColumns <= columns; c += kPanelColumns, to += kDepthBlock * kPanelColumns) {
+    for (; c + kPackedColumns <= columns; c += kPackedColumns, to += kDepthBlock * kPackedColumns) {
       for (int v = 0; v < kTileVectors; ++v) {
         const int64_t column = c + v * Floats::kLanes;
         Floats::store(to + v * Floats::kLanes, Floats::load(from + column));
@@ -161,11 +161,11 @@ void compute_rows(int64_t rows, int64_t columns, const Tile& block) {
     slice.starts = k == 0;
     if (k + slice.depth < block.depth) slice.bias = nullptr;
     pack_panels(slice, columns, panels);
-    for (int64_t c = 0; c < columns; c += kPanelColumns) {
-      const int64_t width = columns - c < kPanelColumns ? columns - c : kPanelColumns;
+    for (int64_t c = 0; c < columns; c += kPackedColumns) {
+      const int64_t width = columns - c < kPackedColumns ? columns - c : kPackedColumns;
       Tile panel = moved(slice, c);
       panel.b = panels + c * kDepthBlock;
-      panel.b_stride = kPanelColumns;
+      panel.b_stride = kPackedColumns;
       for_each_row_tile(rows, [&](int64_t first, int64_t height) {
         Tile tile = panel;
         tile.a += first * tile.a_stride;

@@ -9,6 +9,7 @@
 namespace octavo {
 
 constexpr int64_t kMaxColumnBlock = 256;  // kernels keep one block of columns on the stack
+constexpr int64_t kRoofBytes = 4096;
 
 // Row-major operands of the canonical product. Item (i, r, c) of the work is the block of rows
 // [r * row_block, ...) and columns [c * column_block, ...) of matrix i of the batch.
@@ -106,6 +107,27 @@ struct KvWriteTask {
   uint8_t* value_page;
 };
 
+// One column of a panel as float32: an embedding row read from the head's weights.
+struct EmbedTask {
+  const uint8_t* panel;
+  int column;     // of the panel
+  int64_t depth;  // values wanted, at most what the panel holds
+  float* out;     // (depth,)
+};
+
+// How the weights of a checkpoint are stored.
+enum class Source : int32_t { kF32, kBf16, kF16 };
+
+// Panels [begin, end) of a matrix as a checkpoint has it.
+struct PackTask {
+  Format format;
+  Source source;
+  const void* weights;      // (columns, depth)
+  int64_t columns, depth;   // neither padded
+  uint8_t* panels;          // all of them
+  int32_t* has_non_finite;  // set to 1 if a weight is NaN or infinite; else left alone
+};
+
 // One more chunk for rows that have seen others before it.
 struct MergeTask {
   int height;
@@ -139,6 +161,78 @@ struct RotateTask {
   const float* sines;
 };
 
+// Logits are looked at in blocks of this many from the row's beginning; ranges of a row begin at a
+// multiple of it.
+constexpr int64_t kLogitBlock = 512;
+// Lane l of a block's maxima covers the logits l, l + 16, l + 32, ... of the block.
+constexpr int64_t kMaximaLanes = 16;
+
+// The highest of some logits of a row. Without a NaN only.
+struct RowPeak {
+  float value;
+  int64_t index;  // the lowest, in a tie; within the row
+  bool has_nan;   // then value and index mean nothing
+};
+
+struct PeakTask {
+  const float* x;  // the row
+  float* maxima;   // (blocks of the row, 16), or null
+};
+
+// A weight is exp((x - peak) / temperature), rounded half to even to a multiple of 2^-40.
+struct WeighTask {
+  const float* x;     // the row; no NaN
+  float peak;         // at least every x
+  float temperature;  // > 0
+  int64_t* sums;      // (blocks of the row,)
+};
+
+// exp((x - peak) / temperature) of any numbers.
+struct FractionsTask {
+  const float* x;
+  float peak, temperature;
+  float* out;
+};
+
+struct GatherTask {
+  const float* x;  // the row
+  float threshold;
+  int32_t* ids;  // both with room for kMaximaLanes more than can be found
+  float* values;
+};
+
+// Candidates: ids ascending, their logits and fractions (FractionsTask).
+struct MassTask {
+  const float* values;
+  const float* fractions;
+  float threshold;
+};
+
+struct KeepTask {
+  const int32_t* ids;  // or null, as new_ids
+  const float* values;
+  const float* fractions;
+  float low, high;
+  int32_t*
+      new_ids;  // these may be the arrays above, but candidates from `end` on may be overwritten
+  float* new_values;
+  float* new_fractions;
+};
+
+// What sampling does with long rows; csrc/sampler/ does the rest.
+struct SamplingKernels {
+  void (*peak)(const PeakTask& task, int64_t begin, int64_t end, RowPeak* found);
+  void (*weigh)(const WeighTask& task, int64_t begin, int64_t end);  // whole blocks, or to the end
+  void (*fractions)(const FractionsTask& task, int64_t count);
+  // Appends the logits >= threshold after the first `count`; returns how many there are then.
+  int64_t (*gather)(const GatherTask& task, int64_t begin, int64_t end, int64_t count);
+  // The integer weights of those candidates of [begin, end) whose logits are >= threshold.
+  int64_t (*mass)(const MassTask& task, int64_t begin, int64_t end);
+  // Appends those with low <= logit < high after the first `count`; returns how many there are
+  // then. The new arrays have room for kMaximaLanes more.
+  int64_t (*keep)(const KeepTask& task, int64_t begin, int64_t end, int64_t count);
+};
+
 enum class Activation : int32_t { kSilu, kGeluTanh, kRelu };
 
 struct KernelTable {
@@ -160,6 +254,26 @@ struct KernelTable {
   void (*write_kv_f32)(const KvWriteTask& task);
   void (*attend_f32)(const ChunkTask& task);
   void (*merge_chunk)(const MergeTask& task);
+  void (*prepare_f32)(const PrepareTask& task);
+  void (*prepare_bf16)(const PrepareTask& task);
+  void (*prepare_int8)(const PrepareTask& task);
+  void (*panels_bf16)(const PanelsTask& task);
+  void (*panels_w8)(const PanelsTask& task);
+  void (*panels_w4)(const PanelsTask& task);
+  // A panel of w4 as bytes, each group of 32: [32 scales f16][8][32 columns][4] u8 = the nibble
+  void (*unpack_w4)(const uint8_t* panel, int64_t depth, uint8_t* unpacked);
+  void (*panels_w4_unpacked)(const PanelsTask& task);  // the same bits as panels_w4
+  void (*embed_bf16)(const EmbedTask& task);
+  void (*embed_w8)(const EmbedTask& task);
+  void (*embed_w4)(const EmbedTask& task);
+  void (*pack)(const PackTask& task, int64_t begin, int64_t end);
+  // Roofs. Reading returns a sum of all words; the loops over registers return how many
+  // multiplications with an addition they did, and leave what came of them in out, (16,);
+  // their memory has kRoofBytes.
+  uint64_t (*roof_read)(const uint8_t* memory, int64_t bytes);  // bytes: a multiple of 512
+  int64_t (*roof_int8)(const uint8_t* memory, int64_t repeats, float* out);
+  int64_t (*roof_bf16)(const uint8_t* memory, int64_t repeats, float* out);
+  int64_t (*roof_f32)(const uint8_t* memory, int64_t repeats, float* out);
   void (*exp_nonpositive)(const ElementsTask& task, int64_t begin, int64_t end);
   void (*queries_bf16)(const QueriesTask& task);
   void (*queries_int8)(const QueriesTask& task);
@@ -167,6 +281,7 @@ struct KernelTable {
   void (*write_kv_int8)(const KvWriteTask& task);
   void (*attend_bf16)(const ChunkTask& task);
   void (*attend_int8)(const ChunkTask& task);
+  SamplingKernels sampling;
 };
 
 // Defined by the unit of each instruction set.

@@ -1,13 +1,16 @@
-"""Types and documentation of the native extension (csrc/module.cpp).
+"""Types and documentation of the native extension (csrc/module.cpp, csrc/bindings).
 
-Arrays are C-contiguous, of the dtype shown, in native byte order; outputs are writable. One that
-is not raises TypeError with the name of the argument: nothing is converted or copied. Outputs that
-overlap inputs raise ValueError. The GIL is released while kernels run. The slow twins, which say
-what each function computes, are in `octavo.backends.canonical`; every instruction set and every
+Arrays are C-contiguous, of the dtype shown, in native byte order; outputs are writable. An array
+that is not raises TypeError with the name of the argument: nothing is converted or copied. Outputs
+that overlap inputs raise ValueError. The GIL is released while kernels run. The slow twins, which
+say what each function computes, are in `octavo.backends.canonical`; every instruction set and every
 number of threads gives their bits (a NaN is a NaN: its payload is not part of the promise).
 """
 
-from numpy import float32, int8, int32, uint8, uint16
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from numpy import float16, float32, int8, int32, uint8, uint16, uint32, uint64
 from numpy.typing import NDArray
 
 def cpu_features() -> dict[str, bool]:
@@ -81,6 +84,234 @@ class Kernels:
 
     def sigmoid(self, x: NDArray[float32], out: NDArray[float32]) -> None:
         """1 / (1 + e^-x), at most 2.41 ulp off, denormals included. `out` may be `x`."""
+
+class View:
+    """Rows of float32 in the memory of a `Forward`."""
+
+    def columns(self, first: int) -> View:
+        """The same rows from this column on."""
+
+class Operand:
+    """Memory of a `Forward` that holds what a product multiplies, in tiles (csrc/kernels/layout.h).
+
+    Filled by `prepare`, or by a gated product.
+    """
+
+class Forward:
+    """A compiled program: calls in the order in which they are added, and their memory.
+
+    Calls before `begin_heads` compute all tokens of a step, those after it the rows whose logits
+    are wanted. Arrays are kept alive. Operations are those of `octavo.program.ir`; formats are
+    "f32", "bf16", "w8" and "w4".
+    """
+
+    def __init__(
+        self,
+        pool: ThreadPool,
+        instruction_set: str,
+        max_tokens: int,
+        max_heads: int,
+        max_model_len: int,
+        joins_rows: bool,
+    ) -> None:
+        """`joins_rows`: neighbouring operations on rows run without a barrier between them."""
+
+    @property
+    def instruction_set(self) -> str: ...
+    def buffer(self, features: int) -> View:
+        """Room for rows of the present kind, all tokens or heads; its columns are padded to 32."""
+
+    def operand(self, format: str, depth: int) -> Operand: ...
+    def embed(
+        self,
+        table: NDArray[float32],  # (entries, features)
+        by_position: bool,
+        out: View,
+    ) -> None: ...
+    def embed_panels(
+        self,
+        format: str,
+        panels: NDArray[uint8],  # (bytes of the panels,)
+        depth: int,
+        out: View,
+    ) -> None:
+        """Tokens are columns of packed weights, bf16, w8 or w4."""
+
+    def norm(
+        self,
+        x: View,
+        out: View,
+        weight: NDArray[float32],  # (features,)
+        bias: NDArray[float32] | None,
+        eps: float,
+        subtracts_mean: bool,
+    ) -> None: ...
+    def prepare(self, x: View, features: int, operand: Operand, format: str) -> None: ...
+    def head_norm(
+        self,
+        x: View,  # in place
+        num_heads: int,
+        weight: NDArray[float32],  # (head_dim,)
+        eps: float,
+    ) -> None: ...
+    def rotate(
+        self,
+        x: View,  # in place
+        num_heads: int,
+        head_dim: int,
+        cosines: NDArray[float32],  # (positions, pairs)
+        sines: NDArray[float32],
+    ) -> None: ...
+    def add(self, a: View, b: View, out: View, features: int) -> None: ...
+    def scale(self, x: View, factor: float, out: View, features: int) -> None: ...
+    def activate(
+        self, activation: str, x: View, factor: View | None, out: View, features: int
+    ) -> None: ...
+    def begin_heads(self) -> None: ...
+    def take(self, x: View, features: int, out: View) -> None: ...
+    def pool(
+        self,
+        pages: NDArray[uint8],  # (pages * bytes of a page,)
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        format: str,
+    ) -> int:
+        """Memory for the keys and values of a KV group; returns its number, from 0."""
+
+    def write_kv(self, pool: int, layer: int, keys: View, values: View) -> None: ...
+    def attend(
+        self,
+        pool: int,
+        layer: int,
+        heads_of_one: int,
+        window: int,
+        scale: float,
+        queries: View,
+        out: View,
+    ) -> None:
+        """`heads_of_one`: query heads of a KV head. `window`: 0 for none."""
+
+    def product(
+        self,
+        operand: Operand,
+        format: str,
+        panels: NDArray[uint8],  # (bytes of the panels,)
+        num_panels: int,
+        depth: int,
+        bias: NDArray[float32] | None,  # (num_panels * 32,)
+        out: View,
+    ) -> None: ...
+    def product_added(
+        self,
+        operand: Operand,
+        format: str,
+        panels: NDArray[uint8],
+        num_panels: int,
+        depth: int,
+        bias: NDArray[float32] | None,
+        addend: View,
+        out: View,  # may be the addend
+    ) -> None: ...
+    def product_gated(
+        self,
+        operand: Operand,
+        format: str,
+        panels: NDArray[uint8],  # gate and up take turns
+        num_panels: int,
+        depth: int,
+        bias: NDArray[float32] | None,
+        activation: str,
+        out: View | None,
+        next: Operand | None,  # filled in place of `out`
+        next_format: str,
+        features: int,
+    ) -> None: ...
+    def run(
+        self,
+        token_ids: NDArray[int32],  # (tokens,)
+        positions: NDArray[int32],  # (tokens,)
+        row_starts: NDArray[int32],  # (seqs + 1,)
+        tables: Sequence[NDArray[int32]],  # a KV group each: (seqs, pages)
+    ) -> None:
+        """Compute all tokens. The arrays must stay as they are until the last `run_heads`."""
+
+    def run_heads(self, head_rows: NDArray[int32]) -> None: ...
+    def rows(self, view: View, rows: int, features: int) -> NDArray[float32]:
+        """The first rows of a buffer, without a copy: (rows, features)."""
+
+class Products:
+    """Products of packed weights, for tests and measurements: the kernels of one instruction set on
+    one pool.
+
+    Formats are f32, bf16, w8 and w4 (`octavo.weights.formats`); memory is laid out as
+    csrc/kernels/layout.h says. The twins are `octavo.weights.formats` for packing and
+    `octavo.backends.canonical_products` for the rest. w8 and w4 have the same bits under every
+    instruction set; bf16 differs with AVX512-BF16, whose instruction takes denormals as zeros.
+    """
+
+    def __init__(self, pool: ThreadPool, instruction_set: str = "") -> None:
+        """The instruction set as for `Kernels`."""
+
+    @property
+    def instruction_set(self) -> str: ...
+    def pack(
+        self,
+        format: str,
+        weights: NDArray[float32] | NDArray[float16] | NDArray[uint16],  # (out, in)
+        panels: NDArray[uint8],  # (panels, bytes of one), written
+    ) -> bool:
+        """Weights as a checkpoint has them into panels; uint16 are the bits of bfloat16.
+
+        False if a weight is NaN or infinite; the panels are then of no use.
+        """
+
+    def prepare(
+        self,
+        format: str,
+        x: NDArray[float32],  # (rows, k)
+        values: NDArray[Any],  # (rows * depth,) float32, uint16 (bf16) or int8 (w8, w4), written
+        scales: NDArray[float32] | None = None,  # (rows * depth / 128,) for w8 and w4, written
+        corrections: NDArray[int32] | None = None,  # likewise
+        corrections_4: NDArray[int32] | None = None,  # (rows * depth / 32,) likewise
+    ) -> None:
+        """Rows as a product with weights of that format reads them."""
+
+    def multiply(
+        self,
+        format: str,
+        values: NDArray[Any],  # these four as `prepare` left them
+        scales: NDArray[float32] | None,
+        corrections: NDArray[int32] | None,
+        corrections_4: NDArray[int32] | None,
+        panels: NDArray[uint8],  # (panels, bytes of one)
+        out: NDArray[float32],  # (rows, panels * 32), written
+        unpack: bool | None = None,
+    ) -> None:
+        """Rows times columns.
+
+        With `unpack`, panels of w4 are made bytes once for all tiles of rows, which changes no bit;
+        None: from 48 rows on.
+        """
+
+    def embed(
+        self,
+        format: str,
+        panels: NDArray[uint8],
+        column: int,
+        out: NDArray[float32],  # (depth,), written
+    ) -> None:
+        """One column of the panels (bf16, w8 or w4) as float32.
+
+        ValueError for a column that there is not.
+        """
+
+    def read(self, memory: NDArray[uint8]) -> int:
+        """Read memory, a multiple of 512 bytes, once; a sum over it."""
+
+    def spin(self, kind: str, repeats: int) -> int:
+        """Do nothing but products of a kind (int8, bf16, f32) on registers, eight times `repeats`
+        steps a thread; how many multiplications with an addition that were."""
 
 class AttentionKernels:
     """Paged attention of one instruction set by itself, for tests and benchmarks.
@@ -169,3 +400,68 @@ class AttentionKernels:
         out: NDArray[float32],
     ) -> None:
         """Units of at most 12 rows against one chunk each."""
+
+class _SamplingBatch(Protocol):
+    """The attributes of `octavo.backends.base.SamplingBatch`, which says what they mean."""
+
+    seeds: NDArray[uint64]
+    choices: NDArray[uint32]
+    positions: NDArray[uint32]
+    temperature: NDArray[float32]
+    top_k: NDArray[int32]
+    top_p: NDArray[float32]
+    min_p: NDArray[float32]
+    typical_p: NDArray[float32]
+    repetition_penalty: NDArray[float32]
+    presence_penalty: NDArray[float32]
+    frequency_penalty: NDArray[float32]
+    num_logprobs: NDArray[int32]
+    seen_starts: NDArray[int32]
+    seen_ids: NDArray[int32]
+    seen_counts: NDArray[int32]
+    bias_starts: NDArray[int32]
+    bias_ids: NDArray[int32]
+    bias_values: NDArray[float32]
+    mask_of_row: NDArray[int32]
+    masks: NDArray[uint32]
+
+class NativeSampler:
+    """The sampler of one instruction set on one pool, with memory for one vocabulary.
+
+    `octavo.backends.native_sampler` is for callers; the slow twin is `octavo.backends.sampler`.
+    Arrays that do not fit each other raise TypeError, indices that point nowhere ValueError; an id
+    in a row's penalties or biases that is no token fails the row. Keeps the pool alive.
+    """
+
+    def __init__(self, pool: ThreadPool, vocab_size: int, instruction_set: str = "") -> None:
+        """ValueError unless 1 <= vocab_size <= 2**23; instruction sets as in `Kernels`."""
+
+    @property
+    def instruction_set(self) -> str: ...
+    @property
+    def vocab_size(self) -> int: ...
+    def sample(
+        self,
+        logits: NDArray[float32],  # (rows, vocab)
+        sampling: _SamplingBatch,
+        tokens: NDArray[int32],  # (rows,) -1 where the row failed
+        errors: NDArray[int32],  # (rows,) indices of sampling_failures.BY_CODE
+        logprobs: NDArray[float32],  # (rows,)
+        num_top: NDArray[int32],  # (rows,) how many of the next two are written
+        top_ids: NDArray[int32],  # (rows, as many as the row that wants most gets)
+        top_logprobs: NDArray[float32],  # like top_ids
+    ) -> None:
+        """Draws a token from each row and scores it. The arrays from `tokens` on are written."""
+
+    def score(
+        self,
+        logits: NDArray[float32],  # (rows, vocab)
+        targets: NDArray[int32],  # (rows,)
+        wanted: NDArray[int32],  # (rows,) how many of the most likely tokens to add
+        errors: NDArray[int32],  # from here on as above
+        logprobs: NDArray[float32],
+        num_top: NDArray[int32],
+        top_ids: NDArray[int32],
+        top_logprobs: NDArray[float32],
+    ) -> None:
+        """Scores known tokens. The arrays from `errors` on are written."""

@@ -163,7 +163,7 @@ def _model(name: str | None, screen: Screen) -> Iterator[tuple[Path, dict[str, A
         write_random_model(Path(made))
         screen.say("No model was given: this one is tiny and random, and its words mean nothing.")
         screen.say("With a real one: make demo MODEL=path/to/a/model")
-        yield Path(made), {"weights": "dummy"}
+        yield Path(made), {"load_format": "dummy"}
 
 
 def _show_all(name: str | None) -> int:

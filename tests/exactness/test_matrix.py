@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(folder: Path) -> list[Answer]:
     answers: list[Answer] = []
     for job in workload():  # an engine each: nothing at all can be shared
-        with LLM(folder, weights="dummy", **PLAIN) as llm:
+        with LLM(folder, load_format="dummy", **PLAIN) as llm:
             answers.extend(run(llm, [job]))
     return answers
 
@@ -58,6 +58,7 @@ AXES: dict[str, dict[str, Options]] = {
     "pages": {"plenty": {}, "scarce": {"num_pages": 22}},
     "overlap": {"one": {}, "two": {"steps_in_flight": 2}},
     "threads": {"thread1": {"num_threads": 1}, "thread2": {"num_threads": 2}},
+    "backend": {"reference": {"backend": "reference"}, "native": {"backend": "native"}},
 }
 
 
@@ -75,7 +76,7 @@ def pairs() -> Iterator[tuple[str, Options]]:
 
 @pytest.mark.parametrize(("name", "options"), [pytest.param(*pair, id=pair[0]) for pair in pairs()])
 def test_pairs(folder: Path, plain: list[Answer], name: str, options: Options) -> None:
-    with LLM(folder, weights="dummy", **options) as llm:
+    with LLM(folder, load_format="dummy", **options) as llm:
         assert run(llm, workload()) == plain
         check_path(name, llm)
 
@@ -100,7 +101,7 @@ PROMISES: dict[str, Callable[[Any], bool]] = {
 
 
 def test_a_warm_prefix_cache(folder: Path, plain: list[Answer]) -> None:
-    with LLM(folder, weights="dummy") as llm:
+    with LLM(folder, load_format="dummy") as llm:
         run(llm, workload())
         before = llm.stats().scheduler.hit_tokens
         assert run(llm, workload()) == plain
@@ -124,7 +125,7 @@ CLOSED_BATCHES: dict[str, Options] = {
 
 @pytest.mark.parametrize("name", CLOSED_BATCHES)
 def test_other_machinery(folder: Path, plain: list[Answer], name: str) -> None:
-    with LLM(folder, weights="dummy", **CLOSED_BATCHES[name]) as llm:
+    with LLM(folder, load_format="dummy", **CLOSED_BATCHES[name]) as llm:
         assert run(llm, workload()) == plain
 
 
@@ -135,5 +136,5 @@ def test_every_instruction_set_gives_the_same_bits(
 
     for name in _native.instruction_sets():
         monkeypatch.setenv("OCTAVO_CPU_ISA", name)
-        with LLM(folder, weights="dummy") as llm:
+        with LLM(folder, load_format="dummy") as llm:
             assert run(llm, workload()) == plain, name

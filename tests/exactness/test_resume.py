@@ -46,7 +46,7 @@ def make_request(**params: object) -> Request:
 
 
 def new_client(folder: Path) -> InProcessClient:
-    return InProcessClient(load_engine(folder, EngineConfig(weights="dummy")).engine)
+    return InProcessClient(load_engine(folder, EngineConfig(load_format="dummy")).engine)
 
 
 def pump(client: InProcessClient, assembler: OutputAssembler, num_tokens: int | None) -> int:

@@ -22,3 +22,9 @@ def instruction_set(request: pytest.FixtureRequest) -> str:
 def kernels(pools: dict[int, _native.ThreadPool], instruction_set: str) -> _native.Kernels:
     """One instruction set on two threads."""
     return _native.Kernels(pools[2], instruction_set)
+
+
+@pytest.fixture
+def products(pools: dict[int, _native.ThreadPool], instruction_set: str) -> _native.Products:
+    """One instruction set on two threads."""
+    return _native.Products(pools[2], instruction_set)

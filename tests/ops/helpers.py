@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 F32 = NDArray[np.float32]
+ArrayType = TypeVar("ArrayType", bound=NDArray[Any])
 
 AWKWARD_VALUES = np.array(
     [
@@ -51,7 +53,7 @@ def normal(rng: np.random.Generator, *shape: int) -> F32:
     return rng.standard_normal(shape, np.float32)
 
 
-def at_end_of_page(array: F32) -> F32:
+def at_end_of_page(array: ArrayType) -> ArrayType:
     """A copy whose last byte is the last one before a page that nobody may touch.
 
     A kernel that reads or writes past the array ends the process with a fault.
@@ -66,7 +68,7 @@ def at_end_of_page(array: F32) -> F32:
     if libc.mprotect(ctypes.c_void_p(guard), ctypes.c_size_t(page), 0) != 0:
         raise OSError(ctypes.get_errno(), "mprotect")
     copy = np.frombuffer(
-        memory, np.float32, count=array.size, offset=num_pages * page - array.nbytes
+        memory, array.dtype, count=array.size, offset=num_pages * page - array.nbytes
     ).reshape(array.shape)
     copy[...] = array
     return copy

@@ -12,7 +12,7 @@ from octavo.cli.terminal import Screen
 
 def test_the_random_model_writes_printable_characters(tmp_path: Path) -> None:
     demo.write_random_model(tmp_path)
-    with LLM(tmp_path, weights="dummy") as llm:
+    with LLM(tmp_path, load_format="dummy") as llm:
         assert llm.text.tokenizer is not None
         ids = range(llm.spec.vocab_size)
         text = "".join(llm.text.tokenizer.decode([token_id]) for token_id in ids)
@@ -53,6 +53,6 @@ def test_the_ladder_is_a_bounded_amount_of_work() -> None:
 
 def test_a_story_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo.write_random_model(tmp_path)
-    with LLM(tmp_path, weights="dummy") as llm:
+    with LLM(tmp_path, load_format="dummy") as llm:
         demo.show_story(llm, Screen())
     assert "120 tokens, " in capsys.readouterr().out

@@ -3,7 +3,7 @@
     python tools/train_builtin/train.py ../shared/data/text build/builtin
 
 An interrupted run goes on where it last saved. The schedule holds the rate and then lets it fall
-to nothing over the last third.
+to nothing over the second half.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from model import CONFIG, Stories
 from tokenizers import Tokenizer
 
 SEED = 20261121
-STEPS = 2000
+STEPS = 1200
 TOKENS_A_STEP = 16_384
 TOKENS_AT_ONCE = 8_192
 SHORT_CONTEXT, LONG_CONTEXT = 512, 1024
 LONG_FROM = 0.65
 """The share of the steps after which rows are long."""
 WARM_UP = 60
-DECAY_FROM = 0.65
+DECAY_FROM = 0.5
 RATE = 3e-3
 WEIGHT_DECAY = 0.1
 DROPOUT = 0.1

@@ -88,6 +88,17 @@ class ScoredRows:
     top_ids: list[I32]  # a row each: (k,)
     top_logprobs: list[F32]  # a row each: (k,)
 
+    @classmethod
+    def for_rows(cls, num_rows: int) -> ScoredRows:
+        """Room for the scores of blocks of rows, to be put in with :meth:`put`."""
+        return cls(np.empty(num_rows, np.float32), [], [])
+
+    def put(self, block: slice, part: ScoredRows) -> None:
+        """The scores of the next block of rows."""
+        self.logprobs[block] = part.logprobs
+        self.top_ids.extend(part.top_ids)
+        self.top_logprobs.extend(part.top_logprobs)
+
 
 @dataclass(slots=True)
 class Rows:
@@ -150,5 +161,8 @@ class Backend(Protocol):
     """Turns programs into executables."""
 
     name: str
+
+    def weight_bytes(self, program: Program) -> int:
+        """Of the program's weights in memory, before anything is loaded."""
 
     def compile(self, program: Program, weights: WeightSource, limits: Limits) -> Executable: ...

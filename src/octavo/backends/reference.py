@@ -84,12 +84,11 @@ class ReferenceBackend:
         except ValueError as error:
             raise ConfigError(str(error)) from error
 
-    @staticmethod
-    def num_stored_values(program: Program) -> int:
-        """Float32 numbers of a program's weights in memory. A tied embedding counts twice: as
-        rows, and transposed for the product."""
+    def weight_bytes(self, program: Program) -> int:
+        """Of a program's weights in memory. A tied embedding counts twice: as rows, and transposed
+        for the product."""
         rows, transposed = _stored_weights(program)
-        return sum(prod(weight.shape) for weight in (*rows, *transposed))
+        return 4 * sum(prod(weight.shape) for weight in (*rows, *transposed))
 
     def compile(
         self, program: Program, weights: WeightSource, limits: Limits
@@ -154,18 +153,18 @@ class ReferenceExecutable:
             step, values = self._compute(batch)
             rows = Rows(
                 np.empty(len(batch.sample_rows), np.int32),
-                ScoredRows(np.empty(len(batch.sample_rows), np.float32), [], []),
-                ScoredRows(np.empty(len(batch.score_rows), np.float32), [], []),
+                ScoredRows.for_rows(len(batch.sample_rows)),
+                ScoredRows.for_rows(len(batch.score_rows)),
             )
             for block, logits in self._logits(step, values, batch.sample_rows):
                 sampling = rows_between(batch.sampling, block.start, block.stop)
                 rows.token_ids[block], scores, errors = sample(logits, sampling, self._kernels)
-                _put(scores, rows.scores, block)
+                rows.scores.put(block, scores)
                 rows.errors.update({block.start + row: why for row, why in errors.items()})
             for block, logits in self._logits(step, values, batch.score_rows):
                 targets, num_top = batch.score_targets[block], batch.score_num_top[block]
                 scores, errors = score(logits, targets, num_top, self._kernels)
-                _put(scores, rows.prompt_scores, block)
+                rows.prompt_scores.put(block, scores)
                 rows.prompt_errors.update({block.start + row: why for row, why in errors.items()})
         return rows
 
@@ -206,12 +205,6 @@ class ReferenceExecutable:
         for start in range(0, len(rows), HEAD_BLOCK):
             block = slice(start, min(start + HEAD_BLOCK, len(rows)))
             yield block, self._interpreter.run_heads(replace(step, head_rows=rows[block]), values)
-
-
-def _put(part: ScoredRows, whole: ScoredRows, block: slice) -> None:
-    whole.logprobs[block] = part.logprobs
-    whole.top_ids.extend(part.top_ids)
-    whole.top_logprobs.extend(part.top_logprobs)
 
 
 def _digest(tables: dict[RotaryTable, tuple[F32, F32]]) -> str:

@@ -24,6 +24,15 @@ from octavo.backends.candidates import (
     integer_weights,
 )
 from octavo.backends.philox import random_u64
+from octavo.backends.sampling_failures import (
+    ALL_IMPOSSIBLE,
+    INFINITE,
+    NO_CANDIDATE,
+    NO_TOKEN_LEFT,
+    NOT_A_NUMBER,
+    OVERFLOW,
+    UNKNOWN_TOKEN,
+)
 
 _SMALLEST_TEMPERATURE = np.finfo(np.float32).tiny
 """Below it a temperature counts as 0, so that no denormal number is ever a divisor."""
@@ -31,12 +40,6 @@ _SMALLEST_TEMPERATURE = np.finfo(np.float32).tiny
 _CHUNK_ELEMENTS = 2**14
 """Logits worked on at once where rows are plain: enough to hide the calls, few enough to stay
 in the cache."""
-
-_NOT_A_NUMBER = "the model's logits are not numbers (NaN)"
-_INFINITE = "one of the model's logits is infinite"
-_ALL_IMPOSSIBLE = "the model gives every token the probability 0"
-_NO_TOKEN_LEFT = "biases, banned and allowed ids leave no token that may be chosen"
-_OVERFLOW = "penalties made a logit infinite"
 
 RowIndices = NDArray[np.intp]
 
@@ -168,9 +171,9 @@ def _choose(logits: F32, row: int, sampling: SamplingBatch, number: int, kernels
     logits = _processed(logits, row, sampling)
     highest = int(logits.argmax())
     if logits[highest] == -np.inf:
-        raise _RowError(_NO_TOKEN_LEFT)
+        raise _RowError(NO_TOKEN_LEFT)
     if not np.isfinite(logits[highest]):
-        raise _RowError(_OVERFLOW)
+        raise _RowError(OVERFLOW)
     if sampling.temperature[row] < _SMALLEST_TEMPERATURE:
         return highest
     filters = Filters(
@@ -181,21 +184,30 @@ def _choose(logits: F32, row: int, sampling: SamplingBatch, number: int, kernels
         typical_p=float(sampling.typical_p[row]),
     )
     candidates = find_candidates(logits, filters, kernels)
+    if not candidates.weights.any():
+        raise _RowError(NO_CANDIDATE)
     return int(candidates.ids[draw(candidates.weights.cumsum(), number)])
 
 
 def _processed(logits: F32, row: int, sampling: SamplingBatch) -> F32:
-    """Penalties, biases and the mask of a row on a copy of its logits: (vocab,)."""
+    """Penalties, biases and the mask of a row on a copy of its logits: (vocab,).
+
+    Raises:
+        _RowError: an id is not a token.
+    """
     logits = logits.copy()
     seen = slice(sampling.seen_starts[row], sampling.seen_starts[row + 1])
     ids, counts = sampling.seen_ids[seen], sampling.seen_counts[seen]
+    biased = slice(sampling.bias_starts[row], sampling.bias_starts[row + 1])
+    for named in (ids, sampling.bias_ids[biased]):
+        if len(named) and not 0 <= named.min() <= named.max() < len(logits):
+            raise _RowError(UNKNOWN_TOKEN)
     if len(ids):
         values, repetition = logits[ids], sampling.repetition_penalty[row]
         values = np.where(values < 0, values * repetition, values / repetition)
         values -= np.where(counts > 0, sampling.presence_penalty[row], np.float32(0.0))
         values -= counts.astype(np.float32) * sampling.frequency_penalty[row]
         logits[ids] = values
-    biased = slice(sampling.bias_starts[row], sampling.bias_starts[row + 1])
     logits[sampling.bias_ids[biased]] += sampling.bias_values[biased]
     if sampling.mask_of_row[row] >= 0:
         words = sampling.masks[sampling.mask_of_row[row]].astype("<u4")  # bytes: lowest bits first
@@ -231,9 +243,9 @@ def _unusable(peaks: F32) -> dict[int, str]:
     errors = {}
     for row in np.flatnonzero(~np.isfinite(peaks)).tolist():
         if np.isnan(peaks[row]):
-            errors[row] = _NOT_A_NUMBER
+            errors[row] = NOT_A_NUMBER
         else:
-            errors[row] = _INFINITE if peaks[row] > 0 else _ALL_IMPOSSIBLE
+            errors[row] = INFINITE if peaks[row] > 0 else ALL_IMPOSSIBLE
     return errors
 
 

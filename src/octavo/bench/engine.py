@@ -23,6 +23,7 @@ import numpy as np
 from octavo import LLM, SamplingParams
 from octavo.bench.machine import Stopwatch, peak_rss_mib, wait_until_quiet
 from octavo.bench.parts import StepParts
+from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError, did_you_mean
 from octavo.runtime.outputs import RequestOutput
 
@@ -138,8 +139,8 @@ class _Bench:
         self._job = job
         self._random = np.random.default_rng(0)
         self._vocab_size = llm.spec.vocab_size
-        weights = job.options.get("weights", "f32")
-        self._format = "f32" if weights == "dummy" else weights
+        config = EngineConfig.from_options(job.options)
+        self._format = f"{config.weight_format}/{config.kv_format}"
 
     def generate(self, batch: int, prompt: int, tokens: int) -> list[RequestOutput]:
         low = min(10, self._vocab_size - 1)  # beyond what is special in most vocabularies

@@ -39,7 +39,7 @@ def measure_overhead(job: OverheadJob) -> Iterator[OverheadResult]:
     for rows in job.rows:
         tokens = max(1024, rows)
         with LLM(
-            job.folder, weights="dummy", max_num_seqs=rows, max_num_batched_tokens=tokens
+            job.folder, load_format="dummy", max_num_seqs=rows, max_num_batched_tokens=tokens
         ) as llm:
             _decode(llm, rows)  # warm
             runs = [_decode(llm, rows) for _ in range(job.repeat)]

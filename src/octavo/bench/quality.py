@@ -56,8 +56,6 @@ class Format(msgspec.Struct, frozen=True):
                 f"not a format: {text!r}",
                 hint="name a weight format, or a weight and a KV format as in w8/int8",
             )
-        if weights == DUMMY:
-            raise ConfigError("random weights have no quality", hint="name another format")
         return cls(weights, kv or None)
 
     @property
@@ -70,13 +68,12 @@ class Format(msgspec.Struct, frozen=True):
         return {**others, "weights": self.weights, **kv}
 
 
-DUMMY = "dummy"
-BASELINE = Format("f32")
+BASELINE = Format("f32", "f32")
 
 
 def all_formats(weights: Sequence[str], kv: Sequence[str]) -> tuple[Format, ...]:
     """The baseline, each other weight format, and each other KV format below f32 weights."""
-    others = [Format(name) for name in weights if name not in (BASELINE.weights, DUMMY)]
+    others = [Format(name) for name in weights if name != BASELINE.weights]
     return (BASELINE, *others, *(Format("f32", name) for name in kv if name != "f32"))
 
 

@@ -101,7 +101,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def write_shape(name: str, folder: Path) -> Path:
-    """Make ``folder`` a model to be loaded with ``weights="dummy"``.
+    """Make ``folder`` a model to be loaded with ``load_format="dummy"``.
 
     Raises:
         ConfigError: there is no such shape.

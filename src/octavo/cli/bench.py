@@ -85,7 +85,7 @@ def ladder(
         return result
 
     with _subject(model, None if model else "tiny") as subject:
-        options = {"weights": subject.weights, "num_threads": num_threads}
+        options = {"load_format": subject.load_format, "num_threads": num_threads}
         EngineConfig.from_options(options)
         steps = climb(str(subject.folder), workload, measure=measure, options=options, repeat=runs)
     equal = all(step.is_equal for step in steps)
@@ -216,7 +216,7 @@ class _Subject:
 
     name: str
     folder: Path
-    weights: str
+    load_format: str
 
 
 @contextmanager
@@ -224,7 +224,7 @@ def _subject(model: str | None, shape: str | None) -> Iterator[_Subject]:
     """A model as it is, or a shape with random weights."""
     if model is not None:
         folder = resolve(model)
-        yield _Subject(folder.name if Path(model).exists() else model, folder, "f32")
+        yield _Subject(folder.name if Path(model).exists() else model, folder, "checkpoint")
         return
     assert shape is not None
     with tempfile.TemporaryDirectory(prefix="octavo-bench-") as name:
@@ -233,7 +233,11 @@ def _subject(model: str | None, shape: str | None) -> Iterator[_Subject]:
 
 def _engine_options(subject: _Subject, flags: dict[str, Any]) -> dict[str, Any]:
     longest = ModelSpec.read(subject.folder).default_len
-    options = {"max_model_len": min(longest, MAX_MODEL_LEN), "weights": subject.weights, **flags}
+    options = {
+        "max_model_len": min(longest, MAX_MODEL_LEN),
+        "load_format": subject.load_format,
+        **flags,
+    }
     EngineConfig.from_options(options)
     return options
 

@@ -60,7 +60,7 @@ def info(
         parts["machine"] = dataclasses.asdict(machine)
         tables.append(("machine", _machine_rows(machine, config.num_threads)))
     if model is not None:
-        facts = ModelFacts.read(resolve(model, weights=False), config.max_model_len)
+        facts = ModelFacts.read(resolve(model, weights=False), config)
         parts["model"] = _model_json(facts)
         tables.append(("model", _model_rows(facts)))
     if json:
@@ -127,7 +127,7 @@ def _model_rows(facts: ModelFacts) -> Rows:
         ("vocabulary", f"{spec.vocab_size} tokens"),
         ("parameters", count_text(facts.parameters)),
         ("stored", stored or "no weights here"),
-        ("in memory", f"{bytes_text(facts.weight_bytes)} (f32)"),
+        ("in memory", f"{bytes_text(facts.weight_bytes)} ({facts.weight_format})"),
         ("KV", f"{bytes_text(facts.kv_bytes_a_token)} a token (f32)"),
         ("KV groups", "; ".join(_group_text(group) for group in facts.kv_groups)),
         ("end tokens", ends or "none"),

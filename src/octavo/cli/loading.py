@@ -49,7 +49,7 @@ def load_model(
     """
     name = require_model(name)
     config = EngineConfig.from_options({**(defaults or {}), **given(engine)})
-    folder = resolve(name, weights=config.weights != "dummy")
+    folder = resolve(name, weights=config.load_format != "dummy")
     text = ModelText(folder, None if tokenizer is None else Path(tokenizer))
     return LoadedModel(name, load_engine(folder, config), text)
 

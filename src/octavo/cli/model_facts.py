@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from octavo.core.kv_layout import PAGE_SIZE, KVGroup
-from octavo.engine.load import BYTES_PER_VALUE
-from octavo.execution.memory import page_bytes
+from octavo.core.config import EngineConfig
+from octavo.core.kv_layout import PAGE_SIZE, KVGroup, page_bytes
+from octavo.engine.load import make_backend
 from octavo.models.generation import GenerationConfig
 from octavo.models.registry import build
 from octavo.models.spec import ModelSpec
@@ -27,22 +27,27 @@ class ModelFacts:
     context: int
     """Tokens of the longest sequence."""
     parameters: int
+    weight_bytes: int
+    """Of the weights as they are computed with."""
+    weight_format: str
     kv_groups: tuple[KVGroup, ...]
+    kv_format: str
     stored_bytes: dict[str, int]
     """Of the checkpoint's tensors, by format; empty where there are no weights."""
     has_tokenizer: bool
     has_chat_template: bool
 
     @classmethod
-    def read(cls, folder: Path, max_model_len: int | None = None) -> ModelFacts:
-        """Look at a model folder.
+    def read(cls, folder: Path, config: EngineConfig | None = None) -> ModelFacts:
+        """Look at a model folder, to be run with these settings.
 
         Raises:
             ModelError: a file is missing or damaged.
             ConfigError: the model cannot do so long sequences.
         """
+        config = config or EngineConfig()
         spec = ModelSpec.read(folder)
-        context = spec.resolve_max_model_len(max_model_len)
+        context = spec.resolve_max_model_len(config.max_model_len)
         program = build(spec, context)
         text = ModelText(folder)
         return cls(
@@ -51,21 +56,19 @@ class ModelFacts:
             generation=text.generation,
             context=context,
             parameters=sum(prod(weight.shape) for weight in program.weights()),
+            weight_bytes=make_backend(config).weight_bytes(program),
+            weight_format=config.weight_format,
             kv_groups=program.kv_groups(),
+            kv_format=config.kv_format,
             stored_bytes=_stored_bytes(folder),
             has_tokenizer=text.tokenizer is not None,
             has_chat_template=text.tokenizer is not None and bool(text.template.names),
         )
 
     @property
-    def weight_bytes(self) -> int:
-        """Of the weights as they are computed with."""
-        return self.parameters * BYTES_PER_VALUE
-
-    @property
     def kv_bytes_a_page(self) -> int:
         """Of sixteen tokens, in all layers."""
-        return sum(page_bytes(group, BYTES_PER_VALUE) for group in self.kv_groups)
+        return sum(page_bytes(group, self.kv_format) for group in self.kv_groups)
 
     @property
     def kv_bytes_a_token(self) -> int:

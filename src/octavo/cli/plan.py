@@ -15,12 +15,12 @@ from octavo.cli.settings import EngineFlags, given
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
 from octavo.core.kv_layout import PAGE_SIZE, pages_for
-from octavo.engine.load import BYTES_PER_VALUE
 from octavo.execution.memory import KV_SHARE, USABLE, available_bytes
 from octavo.models.folder import resolve
 
 LOGITS_COPIES = 3
 """Rows of logits that exist at once: raw, changed, and sorted."""
+FLOAT_BYTES = 4
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
@@ -49,8 +49,9 @@ def plan(
     if users < 1:
         raise ConfigError(f"--users must be >= 1, got {users}")
     config = EngineConfig.from_options(given(engine))
-    length = context if context is not None else config.max_model_len
-    facts = ModelFacts.read(resolve(model, weights=False), length)
+    if context is not None:
+        config = replace(config, max_model_len=context)
+    facts = ModelFacts.read(resolve(model, weights=False), config)
     room = available_bytes() if memory is None else parse_bytes(memory)
     result = make_plan(facts, config, users=users, memory_bytes=room)
     if json:
@@ -125,12 +126,12 @@ def activation_bytes(facts: ModelFacts, config: EngineConfig) -> int:
     spec = facts.spec
     heads = (spec.num_heads + 2 * spec.num_kv_heads) * spec.head_dim
     widths = 3 * spec.hidden_size + heads + 3 * spec.intermediate_size
-    return config.max_num_batched_tokens * widths * BYTES_PER_VALUE
+    return config.max_num_batched_tokens * widths * FLOAT_BYTES
 
 
 def logits_bytes(facts: ModelFacts) -> int:
     """About what a sequence needs while its next token is drawn."""
-    return LOGITS_COPIES * facts.spec.vocab_size * BYTES_PER_VALUE
+    return LOGITS_COPIES * facts.spec.vocab_size * FLOAT_BYTES
 
 
 def _with_advice(plan: Plan, step_tokens: int) -> Plan:

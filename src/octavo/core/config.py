@@ -12,8 +12,10 @@ from typing import Any, Literal, get_args
 from octavo.core.checks import is_integer, is_number, shown
 from octavo.core.errors import ConfigError, did_you_mean
 
-BackendName = Literal["reference"]
-WeightsName = Literal["f32", "dummy"]
+BackendName = Literal["native", "reference"]
+WeightsName = Literal["f32", "bf16", "w8", "w4"]
+KvName = Literal["f32", "bf16", "int8"]
+LoadFormatName = Literal["checkpoint", "dummy"]
 PolicyName = Literal["fcfs", "priority", "length"]
 BatchingName = Literal["dynamic", "static"]
 
@@ -26,10 +28,14 @@ class EngineConfig:
         ConfigError: a value is out of range, or two settings contradict each other.
     """
 
-    backend: BackendName = "reference"
-    """What computes."""
-    weights: WeightsName = "f32"
-    """``dummy`` fills f32 weights with random numbers; only a config.json is needed."""
+    backend: BackendName = "native"
+    """What computes: fast kernels, or plain NumPy that shows what is right."""
+    weights: WeightsName | None = None
+    """Format of the weights in memory; None: w8, and f32 on the reference backend."""
+    kv: KvName | None = None
+    """Format of keys and values; None: bf16, and f32 where the weights are."""
+    load_format: LoadFormatName = "checkpoint"
+    """``dummy`` makes up random weights; only a config.json is needed."""
     num_threads: int | None = None
     """None: one for each core that this process may use."""
 
@@ -91,8 +97,29 @@ class EngineConfig:
             )
         if self.continuous_batching:
             self._refuse_batch_settings()
+        if self.backend == "reference":
+            self._refuse_packed_formats()
         if not self.kv_cache and self.steps_in_flight > 1:
             raise ConfigError("kv_cache=False needs steps_in_flight=1")
+
+    @property
+    def weight_format(self) -> WeightsName:
+        """What ``weights`` comes to."""
+        return self.weights or ("w8" if self.backend == "native" else "f32")
+
+    @property
+    def kv_format(self) -> KvName:
+        """What ``kv`` comes to."""
+        return self.kv or ("f32" if self.weight_format == "f32" else "bf16")
+
+    def _refuse_packed_formats(self) -> None:
+        for name in ("weights", "kv"):
+            value = getattr(self, name)
+            if value not in (None, "f32"):
+                raise ConfigError(
+                    f"{name}={value!r} needs backend='native'; the reference backend has f32 only",
+                    hint=f"leave {name} out, or set backend='native'",
+                )
 
     def _refuse_batch_settings(self) -> None:
         """What forms closed batches would do nothing, and nobody sets it for that."""
@@ -116,6 +143,8 @@ class EngineConfig:
 
     def _check_choice(self, name: str) -> None:
         value = getattr(self, name)
+        if value is None and name in _MAY_BE_OPEN:
+            return
         allowed: tuple[object, ...] = get_args(_CHOICES.get(name))
         if allowed and not (isinstance(value, str) and value in allowed):
             names = ", ".join(repr(choice) for choice in allowed)
@@ -134,9 +163,12 @@ class EngineConfig:
         return cls(**options)
 
 
+_MAY_BE_OPEN = ("weights", "kv")
 _CHOICES: dict[str, Any] = {
     "backend": BackendName,
     "weights": WeightsName,
+    "kv": KvName,
+    "load_format": LoadFormatName,
     "policy": PolicyName,
     "batching": BatchingName,
 }

@@ -31,6 +31,20 @@ class KVGroup:
         return 0 if self.window is None else max(0, position - self.window + 1)
 
 
+def page_bytes(group: KVGroup, kv_format: str) -> int:
+    """Bytes of one page of a group: keys and values of all its layers, with their scales.
+
+    Args:
+        kv_format: f32, bf16 or int8.
+    """
+    of_vector = {
+        "f32": 4 * group.head_dim,
+        "bf16": 2 * group.head_dim,
+        "int8": -(-group.head_dim // 4) * 4 + 4,  # padded to words, and a scale
+    }
+    return 2 * len(group.layers) * group.num_kv_heads * PAGE_SIZE * of_vector[kv_format]
+
+
 def pages_for(num_tokens: int) -> int:
     """The number of pages that hold this many tokens."""
     return -(-num_tokens // PAGE_SIZE)

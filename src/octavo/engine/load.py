@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from octavo.backends.base import Executable, Limits, WeightSource
+from octavo.backends.base import Backend, Executable, Limits, WeightSource
+from octavo.backends.native import NativeBackend
 from octavo.backends.reference import ReferenceBackend
 from octavo.core.clock import Clock, monotonic
 from octavo.core.config import EngineConfig
@@ -27,8 +28,6 @@ from octavo.weights.checkpoint import Checkpoint
 from octavo.weights.dummy import DummyWeights
 
 logger = logging.getLogger(__name__)
-
-BYTES_PER_VALUE = 4  # weights, keys and values are float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,9 @@ def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic)
         )
     program = build(spec, max_model_len)
     weights = _weights(folder, program, config)
-    num_pages = _num_pages(program, config, max_model_len)
-    executable = ReferenceBackend(num_threads=config.num_threads).compile(
+    backend = make_backend(config)
+    num_pages = _num_pages(program, config, backend.weight_bytes(program), max_model_len)
+    executable = backend.compile(
         program,
         weights,
         Limits(config.max_num_seqs, config.max_num_batched_tokens, max_model_len, num_pages),
@@ -105,28 +105,41 @@ def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic)
     return LoadedEngine(engine, executable, kv, spec, generation, max_model_len, num_pages)
 
 
+def make_backend(config: EngineConfig) -> Backend:
+    """What computes with these settings.
+
+    Raises:
+        ConfigError: this machine lacks what they ask for.
+    """
+    if config.backend == "native":
+        return NativeBackend(config.num_threads, weights=config.weight_format, kv=config.kv_format)
+    return ReferenceBackend(config.num_threads)
+
+
 def _weights(folder: Path, program: Program, config: EngineConfig) -> WeightSource:
-    if config.weights == "dummy":
+    if config.load_format == "dummy":
         return DummyWeights()
     checkpoint = Checkpoint(folder, num_threads=config.num_threads)
     checkpoint.check(program.weights())
     return checkpoint
 
 
-def _num_pages(program: Program, config: EngineConfig, max_model_len: int) -> int:
+def _num_pages(
+    program: Program, config: EngineConfig, weight_bytes: int, max_model_len: int
+) -> int:
     groups, memory_bytes = program.kv_groups(), available_bytes()
     if config.num_pages is not None:
         check_pages(
             groups,
-            bytes_per_value=BYTES_PER_VALUE,
+            kv_format=config.kv_format,
             num_pages=config.num_pages,
             memory_bytes=memory_bytes,
         )
         return config.num_pages
     return num_pages_that_fit(
         groups,
-        bytes_per_value=BYTES_PER_VALUE,
-        weight_bytes=BYTES_PER_VALUE * ReferenceBackend.num_stored_values(program),
+        kv_format=config.kv_format,
+        weight_bytes=weight_bytes,
         max_num_seqs=config.max_num_seqs,
         max_model_len=max_model_len,
         memory_bytes=memory_bytes,

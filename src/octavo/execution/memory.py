@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from octavo.core.errors import ConfigError
-from octavo.core.kv_layout import PAGE_SIZE, KVGroup, pages_for
+from octavo.core.kv_layout import PAGE_SIZE, KVGroup, page_bytes, pages_for
 
 USABLE = 0.8
 """Share of the memory there is that an engine plans with."""
@@ -79,15 +79,10 @@ def _read_number(path: Path) -> int | None:
     return int(text) if text.isdigit() else None  # "max" is no limit
 
 
-def page_bytes(group: KVGroup, bytes_per_value: int) -> int:
-    """Bytes of one page of a KV group: keys and values of all its layers."""
-    return 2 * len(group.layers) * group.num_kv_heads * PAGE_SIZE * group.head_dim * bytes_per_value
-
-
 def num_pages_that_fit(
     groups: Iterable[KVGroup],
     *,
-    bytes_per_value: int,
+    kv_format: str,
     weight_bytes: int,
     max_num_seqs: int,
     max_model_len: int,
@@ -98,7 +93,7 @@ def num_pages_that_fit(
     Raises:
         ConfigError: not even one sequence of full length fits; the message says what does.
     """
-    a_page = sum(page_bytes(group, bytes_per_value) for group in groups)
+    a_page = sum(page_bytes(group, kv_format) for group in groups)
     left = max(0, int(memory_bytes * USABLE) - weight_bytes)
     affordable = int(left * KV_SHARE) // a_page
     needed = pages_for(max_model_len) + 1  # page 0 belongs to nobody
@@ -114,14 +109,14 @@ def num_pages_that_fit(
 
 
 def check_pages(
-    groups: Iterable[KVGroup], *, bytes_per_value: int, num_pages: int, memory_bytes: int
+    groups: Iterable[KVGroup], *, kv_format: str, num_pages: int, memory_bytes: int
 ) -> None:
     """Whether so many pages can be had.
 
     Raises:
         ConfigError: they are more than there is memory.
     """
-    a_page = sum(page_bytes(group, bytes_per_value) for group in groups)
+    a_page = sum(page_bytes(group, kv_format) for group in groups)
     if num_pages * a_page > memory_bytes:
         raise ConfigError(
             f"num_pages={num_pages} takes {num_pages * a_page / 2**30:,.1f} GiB, and"

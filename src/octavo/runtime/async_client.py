@@ -171,7 +171,7 @@ class AsyncClient:
         config = EngineConfig.from_options(options)
 
         def read() -> tuple[LoadedEngine, ModelText]:
-            folder = resolve(model, weights=config.weights != "dummy")
+            folder = resolve(model, weights=config.load_format != "dummy")
             return load_engine(folder, config), ModelText.load(folder, tokenizer)
 
         return cls(*await asyncio.to_thread(read))

@@ -54,7 +54,7 @@ class LLM:
         self, model: str | Path, *, tokenizer: str | Path | None = None, **options: Any
     ) -> None:
         config = EngineConfig.from_options(options)
-        folder = resolve(model, weights=config.weights != "dummy")
+        folder = resolve(model, weights=config.load_format != "dummy")
         self.text = ModelText.load(folder, tokenizer)
         loaded = load_engine(folder, config)
         self.spec = loaded.spec

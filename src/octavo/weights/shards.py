@@ -159,5 +159,5 @@ def _no_safetensors(folder: Path) -> ModelError:
         f"{folder}: has neither {SINGLE_FILE} nor {INDEX_FILE}{found}",
         hint=f"rename or link the weights to {SINGLE_FILE}"
         if others
-        else 'give the folder that holds the weights, or use weights="dummy" for random ones',
+        else 'give the folder that holds the weights, or use load_format="dummy" for random ones',
     )

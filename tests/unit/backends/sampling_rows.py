@@ -1,18 +1,75 @@
-"""What the sampler's tests share: rows of a sampling batch written one by one, and the kernels."""
+"""What the samplers' tests share: both samplers, and rows of a batch written one by one."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from octavo._native import Kernels, ThreadPool
-from octavo.backends.base import SamplingBatch
+from octavo.backends import sampler as twin
+from octavo.backends.base import F32, I32, SamplingBatch, ScoredRows
+from octavo.backends.native_sampler import NativeSampler
+
+SAMPLERS = ("twin", "native")
+
+
+class Sampler(Protocol):
+    """What the functions of ``octavo.backends.sampler`` do, for rows of any vocabulary."""
+
+    def sample(
+        self, logits: F32, sampling: SamplingBatch
+    ) -> tuple[I32, ScoredRows, dict[int, str]]: ...
+
+    def score(
+        self, logits: F32, targets: I32, num_top: I32
+    ) -> tuple[ScoredRows, dict[int, str]]: ...
 
 
 def make_kernels() -> Kernels:
     return Kernels(ThreadPool(1))
+
+
+def make_sampler(name: str) -> Sampler:
+    """One of SAMPLERS."""
+    return TwinSampler() if name == "twin" else AnyNativeSampler()
+
+
+class TwinSampler:
+    def __init__(self) -> None:
+        self._kernels = make_kernels()
+
+    def sample(
+        self, logits: F32, sampling: SamplingBatch
+    ) -> tuple[I32, ScoredRows, dict[int, str]]:
+        return twin.sample(logits, sampling, self._kernels)
+
+    def score(self, logits: F32, targets: I32, num_top: I32) -> tuple[ScoredRows, dict[int, str]]:
+        return twin.score(logits, targets, num_top, self._kernels)
+
+
+class AnyNativeSampler:
+    """A native sampler for each vocabulary that comes."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPool(2)
+        self._by_size: dict[int, NativeSampler] = {}
+
+    def sample(
+        self, logits: F32, sampling: SamplingBatch
+    ) -> tuple[I32, ScoredRows, dict[int, str]]:
+        return self._for(logits).sample(np.ascontiguousarray(logits), sampling)
+
+    def score(self, logits: F32, targets: I32, num_top: I32) -> tuple[ScoredRows, dict[int, str]]:
+        return self._for(logits).score(np.ascontiguousarray(logits), targets, num_top)
+
+    def _for(self, logits: F32) -> NativeSampler:
+        size = logits.shape[1]
+        if size not in self._by_size:
+            self._by_size[size] = NativeSampler(self._pool, size)
+        return self._by_size[size]
 
 
 @dataclass(frozen=True)

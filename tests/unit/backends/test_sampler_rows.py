@@ -14,11 +14,24 @@ from hypothesis import strategies as st
 
 from octavo.backends.base import F32
 from octavo.backends.philox import random_u64
-from octavo.backends.sampler import rows_between, sample
-from tests.unit.backends.sampling_rows import Row, batch_of, make_kernels
+from octavo.backends.sampler import rows_between
+from tests.unit.backends.sampling_rows import (
+    SAMPLERS,
+    Row,
+    Sampler,
+    batch_of,
+    make_kernels,
+    make_sampler,
+)
 
 KERNELS = make_kernels()
 MAX_VOCAB = 70
+
+
+@pytest.fixture(scope="module", params=SAMPLERS)
+def sampler(request: pytest.FixtureRequest) -> Sampler:
+    return make_sampler(request.param)
+
 
 share = st.one_of(st.just(1.0), st.integers(1, 999).map(lambda i: i / 1000))
 ids = st.integers(0, MAX_VOCAB - 1)
@@ -81,14 +94,16 @@ def within(row: Row, vocab_size: int) -> Row:
 
 @settings(max_examples=80)
 @given(any_rows, st.integers(1, MAX_VOCAB), st.integers(0, 2**32))
-def test_a_row_alone_and_among_others(rows: list[Row], vocab_size: int, seed: int) -> None:
+def test_a_row_alone_and_among_others(
+    sampler: Sampler, rows: list[Row], vocab_size: int, seed: int
+) -> None:
     rows = [within(row, vocab_size) for row in rows]
     logits = logits_for(len(rows), vocab_size, seed)
     batch = batch_of(rows, vocab_size)
-    tokens, scores, errors = sample(logits, batch, KERNELS)
+    tokens, scores, errors = sampler.sample(logits, batch)
     for index in range(len(rows)):
         part = rows_between(batch, index, index + 1)
-        own_tokens, own, own_errors = sample(logits[index : index + 1], part, KERNELS)
+        own_tokens, own, own_errors = sampler.sample(logits[index : index + 1], part)
         assert own_tokens[0] == tokens[index]
         assert own.logprobs[0].tobytes() == scores.logprobs[index].tobytes()
         assert own.top_ids[0].tobytes() == scores.top_ids[index].tobytes()
@@ -97,12 +112,14 @@ def test_a_row_alone_and_among_others(rows: list[Row], vocab_size: int, seed: in
 
 
 @given(st.lists(plain_rows, min_size=1, max_size=40), st.integers(0, 2**32))
-def test_plain_rows_take_a_shorter_way_to_the_same_tokens(rows: list[Row], seed: int) -> None:
+def test_plain_rows_take_a_shorter_way_to_the_same_tokens(
+    sampler: Sampler, rows: list[Row], seed: int
+) -> None:
     vocab_size = 1500  # more than one chunk of rows
     logits = logits_for(len(rows), vocab_size, seed)
-    tokens, scores, errors = sample(logits, batch_of(rows, vocab_size), KERNELS)
+    tokens, scores, errors = sampler.sample(logits, batch_of(rows, vocab_size))
     long_way = [dataclasses.replace(row, bias={0: 0.0}) for row in rows]
-    long_tokens, long_scores, long_errors = sample(logits, batch_of(long_way, vocab_size), KERNELS)
+    long_tokens, long_scores, long_errors = sampler.sample(logits, batch_of(long_way, vocab_size))
     assert tokens.tolist() == long_tokens.tolist()
     assert scores.logprobs.tobytes() == long_scores.logprobs.tobytes()
     assert errors == long_errors
@@ -110,17 +127,17 @@ def test_plain_rows_take_a_shorter_way_to_the_same_tokens(rows: list[Row], seed:
 
 @settings(max_examples=150)
 @given(mixed_rows, st.integers(1, MAX_VOCAB), st.integers(0, 2**32))
-def test_a_row_equals_the_oracle(row: Row, vocab_size: int, seed: int) -> None:
+def test_a_row_equals_the_oracle(sampler: Sampler, row: Row, vocab_size: int, seed: int) -> None:
     row = within(row, vocab_size)
     logits = logits_for(1, vocab_size, seed)
-    tokens, _, errors = sample(logits, batch_of([row], vocab_size), KERNELS)
+    tokens, _, errors = sampler.sample(logits, batch_of([row], vocab_size))
     expected = oracle(logits[0].tolist(), row)
     assert tokens[0] == (-1 if expected is None else expected)
     assert (0 in errors) == (expected is None)
 
 
 @pytest.mark.parametrize("vocab_size", [1, 31, 32, 33, 9000])
-def test_the_oracle_agrees_on_long_rows(vocab_size: int) -> None:
+def test_the_oracle_agrees_on_long_rows(vocab_size: int, sampler: Sampler) -> None:
     rng = np.random.default_rng(vocab_size)
     logits = np.round(rng.normal(0, 2, (6, vocab_size)) * 8).astype(np.float32) / np.float32(8)
     rows = [
@@ -131,7 +148,7 @@ def test_the_oracle_agrees_on_long_rows(vocab_size: int) -> None:
         Row(seed=5, top_p=0.9999, temperature=3.0),
         Row(seed=6, allowed=range(0, vocab_size, 3), top_p=0.5),
     ]
-    tokens, _, errors = sample(logits, batch_of(rows, vocab_size), KERNELS)
+    tokens, _, errors = sampler.sample(logits, batch_of(rows, vocab_size))
     assert errors == {}
     assert tokens.tolist() == [
         oracle(line.tolist(), row) for line, row in zip(logits, rows, strict=True)

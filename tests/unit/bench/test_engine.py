@@ -30,7 +30,7 @@ def job(folder: Path, **changes: Any) -> EngineJob:
     fields: dict[str, Any] = {
         "folder": str(folder),
         "shape": "nothing",
-        "options": {"weights": "dummy", "num_threads": 1, "num_pages": 200},
+        "options": {"load_format": "dummy", "num_threads": 1, "num_pages": 200},
         "metrics": METRICS,
         "repeat": 1,
         "quiet_wait_s": 0.0,
@@ -102,7 +102,7 @@ def test_an_unknown_metric_gets_a_hint() -> None:
 
 
 def test_the_parts_of_a_step_add_up(tmp_path: Path) -> None:
-    with LLM(write_shape("nothing", tmp_path), weights="dummy", num_pages=20) as llm:
+    with LLM(write_shape("nothing", tmp_path), load_format="dummy", num_pages=20) as llm:
         before = llm.stats()
         started_s = time.perf_counter()
         llm.generate([[1, 2]], SamplingParams(max_tokens=10, ignore_eos=True))

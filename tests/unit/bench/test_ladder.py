@@ -120,7 +120,7 @@ def test_real_rungs_take_their_paths_and_give_equal_answers(tmp_path: Path) -> N
         [result] = measure_rung(job)
         return result
 
-    options = {"weights": "dummy", "num_threads": 1, "num_pages": 100}
+    options = {"load_format": "dummy", "num_threads": 1, "num_pages": 100}
     steps = climb(folder, SMALL, measure=measure, options=options)
     assert all(step.is_equal for step in steps)
     assert len(set(steps[0].result.answers)) == SMALL.requests

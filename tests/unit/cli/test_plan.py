@@ -37,7 +37,7 @@ def test_what_fits_by_default_is_what_the_engine_takes(facts: ModelFacts) -> Non
             plan = make_plan(facts, CONFIG, users=users, memory_bytes=memory_bytes)
             taken = num_pages_that_fit(
                 facts.kv_groups,
-                bytes_per_value=4,
+                kv_format="f32",
                 weight_bytes=facts.weight_bytes,
                 max_num_seqs=users,
                 max_model_len=512,

@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 
 from octavo.core.errors import ConfigError
-from octavo.core.kv_layout import KVGroup
+from octavo.core.kv_layout import KVGroup, page_bytes
 from octavo.execution.memory import (
     available_bytes,
     check_pages,
     num_pages_that_fit,
-    page_bytes,
 )
 
 GROUP = KVGroup(window=None, layers=(0, 1), num_kv_heads=2, head_dim=8)
@@ -68,13 +67,13 @@ def test_available_on_this_machine_is_positive() -> None:
 
 
 def test_a_page_holds_keys_and_values_of_all_layers_and_heads() -> None:
-    assert page_bytes(GROUP, 4) == 2 * 2 * 2 * 16 * 8 * 4
+    assert page_bytes(GROUP, "f32") == 2 * 2 * 2 * 16 * 8 * 4
 
 
 def fit(memory_bytes: int, *, max_num_seqs: int = 4, max_model_len: int = 160) -> int:
     return num_pages_that_fit(
         [GROUP],
-        bytes_per_value=4,
+        kv_format="f32",
         weight_bytes=1000,
         max_num_seqs=max_num_seqs,
         max_model_len=max_model_len,
@@ -87,7 +86,7 @@ def test_no_more_pages_than_all_sequences_could_use() -> None:
 
 
 def test_pages_shrink_with_memory() -> None:
-    a_page = page_bytes(GROUP, 4)
+    a_page = page_bytes(GROUP, "f32")
     assert fit(int((20.5 * a_page / 0.4 + 1000) / 0.8)) == 20
 
 
@@ -98,8 +97,8 @@ def test_one_sequence_must_fit() -> None:
 
 
 def test_wanted_pages_must_fit() -> None:
-    check_pages([GROUP], bytes_per_value=4, num_pages=10, memory_bytes=10 * page_bytes(GROUP, 4))
+    check_pages([GROUP], kv_format="f32", num_pages=10, memory_bytes=10 * page_bytes(GROUP, "f32"))
     with pytest.raises(ConfigError, match="num_pages=11 takes"):
         check_pages(
-            [GROUP], bytes_per_value=4, num_pages=11, memory_bytes=10 * page_bytes(GROUP, 4)
+            [GROUP], kv_format="f32", num_pages=11, memory_bytes=10 * page_bytes(GROUP, "f32")
         )

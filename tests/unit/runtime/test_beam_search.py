@@ -43,7 +43,7 @@ def alone(folder: Path) -> list[BeamOutput]:
     """Each search on an engine of its own, without any cache."""
     outputs = []
     for prompt in PROMPTS:
-        with LLM(folder, weights="dummy", prefix_cache=False) as llm:
+        with LLM(folder, load_format="dummy", prefix_cache=False) as llm:
             outputs.extend(llm.beam_search(prompt, **SEARCH))
     return outputs
 
@@ -71,7 +71,7 @@ MACHINERY: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", MACHINERY)
 def test_the_machinery_changes_nothing(folder: Path, alone: list[BeamOutput], name: str) -> None:
-    with LLM(folder, weights="dummy", **MACHINERY[name]) as llm:
+    with LLM(folder, load_format="dummy", **MACHINERY[name]) as llm:
         assert llm.beam_search(PROMPTS, **SEARCH) == alone
         stats = llm.stats().scheduler
     assert (stats.running, stats.waiting) == (0, 0)
@@ -85,7 +85,7 @@ def test_the_machinery_changes_nothing(folder: Path, alone: list[BeamOutput], na
 
 def test_beside_other_requests(folder: Path, alone: list[BeamOutput]) -> None:
     params = SamplingParams(max_tokens=50, seed=3, ignore_eos=True, logprobs=2)
-    with LLM(folder, weights="dummy") as llm:
+    with LLM(folder, load_format="dummy") as llm:
         expected = llm.generate([9, 8, 7], params)[0].choices[0]
         stream = llm.stream([9, 8, 7], params)
         deltas = [next(stream)]
@@ -98,7 +98,7 @@ def test_beside_other_requests(folder: Path, alone: list[BeamOutput]) -> None:
 def test_little_is_computed_twice(folder: Path) -> None:
     """Of a beam that leaves the most likely path, at most the last partial page."""
     prompt = list(range(4, 68))
-    with LLM(folder, weights="dummy") as llm:
+    with LLM(folder, load_format="dummy") as llm:
         [output] = llm.beam_search(prompt, width=4, max_tokens=64, num_return=4, end_token_ids=())
         stats = llm.stats().scheduler
     assert all(len(sequence.token_ids) == 64 for sequence in output.sequences)
@@ -109,7 +109,7 @@ def test_little_is_computed_twice(folder: Path) -> None:
 
 def test_a_beam_that_stays_on_its_way_computes_nothing_twice(folder: Path) -> None:
     """One request takes over from another where a page is full."""
-    with LLM(folder, weights="dummy") as llm:
+    with LLM(folder, load_format="dummy") as llm:
         llm.beam_search(PROMPTS[0], width=1, max_tokens=60, end_token_ids=())
         stats = llm.stats().scheduler
     assert stats.computed_tokens == len(PROMPTS[0]) + 59
@@ -118,7 +118,7 @@ def test_a_beam_that_stays_on_its_way_computes_nothing_twice(folder: Path) -> No
 
 def test_no_request_runs_far_ahead_of_its_search(folder: Path) -> None:
     """There is room for one at a time, so that each beam waits for the others."""
-    with LLM(folder, weights="dummy", max_num_seqs=1) as llm:
+    with LLM(folder, load_format="dummy", max_num_seqs=1) as llm:
         llm.beam_search([7], width=3, max_tokens=100, end_token_ids=())
         stats = llm.stats().scheduler
     assert stats.computed_tokens < stats.requests * 32
@@ -153,7 +153,7 @@ def test_when_one_beam_fails_the_others_of_its_search_are_aborted() -> None:
 
 def test_one_beam_goes_the_greedy_way(folder: Path) -> None:
     params = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True, logprobs=0)
-    with LLM(folder, weights="dummy") as llm:
+    with LLM(folder, load_format="dummy") as llm:
         [output] = llm.beam_search(PROMPTS[0], width=1, max_tokens=40, end_token_ids=())
         greedy = llm.generate(PROMPTS[0], params)[0].choices[0]
     [sequence] = output.sequences
@@ -167,7 +167,7 @@ def test_one_beam_goes_the_greedy_way(folder: Path) -> None:
 
 
 def test_the_context_is_the_longest_that_a_sequence_can_be(folder: Path) -> None:
-    with LLM(folder, weights="dummy", max_model_len=70) as llm:
+    with LLM(folder, load_format="dummy", max_model_len=70) as llm:
         [output] = llm.beam_search(
             list(range(4, 60)), width=3, max_tokens=500, end_token_ids=(), num_return=3
         )
@@ -191,7 +191,7 @@ def test_text_and_the_models_own_end_token(tmp_path: Path) -> None:
 
 
 def test_a_prompt_that_is_refused_leaves_nothing_behind(folder: Path) -> None:
-    with LLM(folder, weights="dummy") as llm:
+    with LLM(folder, load_format="dummy") as llm:
         with pytest.raises(InvalidRequest, match="prompt 1: prompt_ids: token id 5000 is outside"):
             llm.beam_search([[5], [5000], [6]], width=2, max_tokens=4)
         with pytest.raises(InvalidRequest, match="prompt 0: the prompt is empty"):
@@ -217,7 +217,7 @@ def test_a_search_that_fails_fails_alone(
         enter(table, entry)
 
     monkeypatch.setattr(SlotTable, "enter", buggy_enter)
-    with LLM(folder, weights="dummy") as llm:
+    with LLM(folder, load_format="dummy") as llm:
         first, second, third = llm.beam_search(PROMPTS, **SEARCH)
         stats = llm.stats().scheduler
     assert isinstance(second.error, RequestFailed)
@@ -228,7 +228,7 @@ def test_a_search_that_fails_fails_alone(
 
 
 def test_a_full_queue_ends_the_search_with_a_reason(folder: Path) -> None:
-    with LLM(folder, weights="dummy", max_waiting_requests=1) as llm:
+    with LLM(folder, load_format="dummy", max_waiting_requests=1) as llm:
         [output] = llm.beam_search([5, 6, 7], width=4, max_tokens=8)
         stats = llm.stats().scheduler
     assert isinstance(output.error, Overloaded)

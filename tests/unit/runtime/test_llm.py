@@ -266,7 +266,7 @@ def test_dummy_weights_need_only_a_configuration(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError):
         LLM(tmp_path)
-    with LLM(tmp_path, weights="dummy") as llm:
+    with LLM(tmp_path, load_format="dummy") as llm:
         assert len(llm.generate([1], GREEDY)[0].choices[0].token_ids) == 12
 
 

@@ -1,0 +1,337 @@
+// Packing weights, preparing operands and multiplying the two, from Python: what tests compare and
+// `octavo bench kernels` measures. The executor calls the same kernels without coming by here.
+#include "bindings/products.h"
+
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "arrays.h"
+#include "bindings/pool.h"
+
+namespace nb = nanobind;
+
+namespace octavo {
+namespace {
+
+using Access = Array::Access;
+
+// Panels that several tiles of rows are multiplied with stay in half of a second-level cache.
+constexpr int64_t kBlockBytes = 512 * 1024;
+// Claiming more rarely than this would leave threads idle at the end.
+constexpr int64_t kBlocksPerThread = 8;
+// From so many rows on a panel of w4 is unpacked once for all of them.
+constexpr int64_t kRowsWorthUnpacking = 48;
+constexpr int64_t kReadBlockBytes = 1 << 20;
+
+Format parse_format(const std::string& name) {
+  if (name == "f32") return Format::kF32;
+  if (name == "bf16") return Format::kBf16;
+  if (name == "w8") return Format::kW8;
+  if (name == "w4") return Format::kW4;
+  const std::string message = "unknown format '" + name + "': it is one of f32, bf16, w8, w4";
+  throw nb::value_error(message.c_str());
+}
+
+bool is_quantised(Format format) { return format == Format::kW8 || format == Format::kW4; }
+
+Element operand_element(Format format) {
+  return format == Format::kF32    ? Element::kF32
+         : format == Format::kBf16 ? Element::kU16
+                                   : Element::kI8;
+}
+
+// The arrays of an operand as Python holds them, checked against each other.
+class OperandArrays {
+ public:
+  OperandArrays(Format format, nb::handle values, nb::handle scales, nb::handle corrections,
+                nb::handle corrections_4, int64_t rows, int64_t depth, Access access)
+      : values_(values.ptr(), "values", {operand_element(format)}, access) {
+    require_size(values_, rows * depth);
+    operand_.values = values_.memory();
+    operand_.depth = depth;
+    operand_.value_bytes = format == Format::kF32 ? 4 : format == Format::kBf16 ? 2 : 1;
+    if (!is_quantised(format)) return;
+    const Array scale_array(scales.ptr(), "scales", {Element::kF32}, access);
+    const Array correction_array(corrections.ptr(), "corrections", {Element::kI32}, access);
+    const Array small_array(corrections_4.ptr(), "corrections_4", {Element::kI32}, access);
+    require_size(scale_array, rows * (depth / kGroup));
+    require_size(correction_array, rows * (depth / kGroup));
+    require_size(small_array, rows * (depth / kSmallGroup));
+    // Python's caller holds references to the arrays for the length of the call.
+    operand_.scales = static_cast<float*>(scale_array.memory());
+    operand_.corrections = static_cast<int32_t*>(correction_array.memory());
+    operand_.corrections_4 = static_cast<int32_t*>(small_array.memory());
+  }
+
+  const Operand& operand() const { return operand_; }
+  const Array& values() const { return values_; }
+
+ private:
+  static void require_size(const Array& array, int64_t size) {
+    const int64_t shape[] = {size};
+    array.require_shape(shape, 1);
+  }
+
+  Array values_;
+  Operand operand_{};
+};
+
+struct TilesTask {
+  void (*prepare)(const PrepareTask&);
+  const float* x;
+  int64_t columns;
+  RowTiles tiles;
+  const Operand* operand;
+};
+
+void prepare_tiles(const TilesTask& task, int64_t begin, int64_t end) {
+  for (int64_t index = begin; index < end; ++index) {
+    const float* x = task.x + task.tiles.first(index) * task.columns;
+    task.prepare({x, task.columns, 0, task.columns, task.operand->depth,
+                  task.operand->tile(task.tiles, index)});
+  }
+}
+
+// Blocks of consecutive panels, each times all tiles of rows.
+struct BlocksTask {
+  const KernelTable* kernels;
+  void (*multiply)(const PanelsTask&);
+  bool unpacks;
+  RowTiles tiles;
+  const Operand* operand;
+  const uint8_t* panels;
+  int64_t panel_bytes, num_panels, block_panels;
+  float* out;
+};
+
+void multiply_blocks(const BlocksTask& task, int64_t begin, int64_t end) {
+  thread_local std::vector<uint8_t> scratch;
+  const int64_t depth = task.operand->depth;
+  const int64_t unpacked_bytes = depth / kSmallGroup * kPanelColumns * (2 + kSmallGroup);
+  if (task.unpacks) scratch.resize(task.block_panels * unpacked_bytes + 64);
+  uint8_t* unpacked = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64);
+  for (int64_t block = begin; block < end; ++block) {
+    const int64_t first = block * task.block_panels;
+    const int64_t count = std::min(task.block_panels, task.num_panels - first);
+    const uint8_t* panels = task.panels + first * task.panel_bytes;
+    if (task.unpacks) {
+      for (int64_t i = 0; i < count; ++i) {
+        task.kernels->unpack_w4(panels + i * task.panel_bytes, depth,
+                                unpacked + i * unpacked_bytes);
+      }
+      panels = unpacked;
+    }
+    const int64_t stride = task.num_panels * kPanelColumns;
+    for (int64_t tile = 0; tile < task.tiles.count(); ++tile) {
+      float* out = task.out + task.tiles.first(tile) * stride + first * kPanelColumns;
+      task.multiply({task.operand->tile(task.tiles, tile), panels, count, depth, out, stride});
+    }
+  }
+}
+
+struct ReadTask {
+  uint64_t (*read)(const uint8_t*, int64_t);
+  const uint8_t* memory;
+  int64_t bytes;
+  uint64_t* sum;
+};
+
+void read_blocks(const ReadTask& task, int64_t begin, int64_t end) {
+  const int64_t first = begin * kReadBlockBytes;
+  const int64_t last = std::min(end * kReadBlockBytes, task.bytes);
+  __atomic_fetch_add(task.sum, task.read(task.memory + first, last - first), __ATOMIC_RELAXED);
+}
+
+struct LoopTask {
+  int64_t (*loop)(const uint8_t*, int64_t, float*);
+  int64_t repeats;
+  int64_t* done;
+};
+
+void run_loops(const LoopTask& task, int64_t begin, int64_t end) {
+  alignas(64) uint8_t memory[kRoofBytes] = {};
+  alignas(64) float out[16];
+  for (int64_t item = begin; item < end; ++item) {
+    __atomic_fetch_add(task.done, task.loop(memory, task.repeats, out), __ATOMIC_RELAXED);
+  }
+}
+
+class Products {
+ public:
+  Products(Pool& pool, const std::string& instruction_set)
+      : pool_(pool), set_(choose_instruction_set(instruction_set)) {}
+
+  const char* instruction_set() const { return set_.name; }
+
+  bool pack(const std::string& format_name, nb::handle weights_object, nb::handle panels_object) {
+    const Format format = parse_format(format_name);
+    const Array weights(weights_object.ptr(), "weights",
+                        {Element::kF32, Element::kF16, Element::kU16}, Access::kRead);
+    const Array panels(panels_object.ptr(), "panels", {Element::kU8}, Access::kWrite);
+    if (weights.num_dims() != 2) {
+      raise_type_error("weights: has %d dimensions, expected 2", weights.num_dims());
+    }
+    const int64_t num_panels = padded(weights.dim(0), kPanelColumns) / kPanelColumns;
+    const int64_t bytes = panel_bytes(format, padded(weights.dim(1), depth_unit(format)));
+    const int64_t shape[] = {num_panels, bytes};
+    panels.require_shape(shape, 2);
+    panels.require_apart_from(weights, false);
+    PackTask task{};
+    task.format = format;
+    task.source = weights.element() == Element::kF32   ? Source::kF32
+                  : weights.element() == Element::kF16 ? Source::kF16
+                                                       : Source::kBf16;
+    task.weights = weights.memory();
+    task.columns = weights.dim(0);
+    task.depth = weights.dim(1);
+    task.panels = static_cast<uint8_t*>(panels.memory());
+    int32_t has_non_finite = 0;
+    task.has_non_finite = &has_non_finite;
+    pool_.run(set_.kernels->pack, task, num_panels, 1);
+    return has_non_finite == 0;
+  }
+
+  void prepare(const std::string& format_name, nb::handle x_object, nb::handle values,
+               nb::handle scales, nb::handle corrections, nb::handle corrections_4) {
+    const Format format = parse_format(format_name);
+    const FloatArray x(x_object.ptr(), "x", Access::kRead);
+    if (x.num_dims() != 2) raise_type_error("x: has %d dimensions, expected 2", x.num_dims());
+    const OperandArrays arrays(format, values, scales, corrections, corrections_4, x.dim(0),
+                               padded(x.dim(1), depth_unit(format)), Access::kWrite);
+    arrays.values().require_apart_from(x, false);
+    const KernelTable& kernels = *set_.kernels;
+    const RowTiles tiles{x.dim(0)};
+    const TilesTask task{format == Format::kF32    ? kernels.prepare_f32
+                         : format == Format::kBf16 ? kernels.prepare_bf16
+                                                   : kernels.prepare_int8,
+                         x.data(), x.dim(1), tiles, &arrays.operand()};
+    pool_.run(prepare_tiles, task, tiles.count(), 1);
+  }
+
+  void multiply(const std::string& format_name, nb::handle values, nb::handle scales,
+                nb::handle corrections, nb::handle corrections_4, nb::handle panels_object,
+                nb::handle out_object, nb::handle unpack) {
+    const Format format = parse_format(format_name);
+    const FloatArray out(out_object.ptr(), "out", Access::kWrite);
+    const Array panels(panels_object.ptr(), "panels", {Element::kU8}, Access::kRead);
+    if (out.num_dims() != 2) raise_type_error("out: has %d dimensions, expected 2", out.num_dims());
+    if (panels.num_dims() != 2) {
+      raise_type_error("panels: has %d dimensions, expected 2", panels.num_dims());
+    }
+    const int64_t rows = out.dim(0);
+    const int64_t num_panels = panels.dim(0);
+    const int64_t unit = depth_unit(format);
+    const int64_t depth = panels.dim(1) / panel_bytes(format, unit) * unit;
+    const int64_t panels_shape[] = {num_panels, panel_bytes(format, depth)};
+    panels.require_shape(panels_shape, 2);
+    const int64_t out_shape[] = {rows, num_panels * kPanelColumns};
+    out.require_shape(out_shape, 2);
+    const OperandArrays arrays(format, values, scales, corrections, corrections_4, rows, depth,
+                               Access::kRead);
+    out.require_apart_from(arrays.values(), false);
+    out.require_apart_from(panels, false);
+    if (depth == 0) raise_type_error("panels: have no depth");
+    const bool unpacks = format == Format::kW4 &&
+                         (unpack.is_none() ? rows >= kRowsWorthUnpacking : nb::cast<bool>(unpack));
+    const KernelTable& kernels = *set_.kernels;
+    BlocksTask task{};
+    task.kernels = &kernels;
+    task.multiply = unpacks                   ? kernels.panels_w4_unpacked
+                    : format == Format::kF32  ? kernels.panels_f32
+                    : format == Format::kBf16 ? kernels.panels_bf16
+                    : format == Format::kW8   ? kernels.panels_w8
+                                              : kernels.panels_w4;
+    task.unpacks = unpacks;
+    task.tiles = RowTiles{rows};
+    task.operand = &arrays.operand();
+    task.panels = static_cast<const uint8_t*>(panels.memory());
+    task.panel_bytes = panels.dim(1);
+    task.num_panels = num_panels;
+    const int64_t cached = kBlockBytes / (unpacks ? 2 * panels.dim(1) : panels.dim(1));
+    const int64_t shared = num_panels / (kBlocksPerThread * pool_.num_threads());
+    task.block_panels = std::max<int64_t>(1, std::min(cached, shared));
+    task.out = out.data();
+    const int64_t blocks = (num_panels + task.block_panels - 1) / task.block_panels;
+    if (rows > 0) pool_.run(multiply_blocks, task, blocks, 1);
+  }
+
+  void embed(const std::string& format_name, nb::handle panels_object, int64_t column,
+             nb::handle out_object) {
+    const Format format = parse_format(format_name);
+    const Array panels(panels_object.ptr(), "panels", {Element::kU8}, Access::kRead);
+    const FloatArray out(out_object.ptr(), "out", Access::kWrite);
+    if (out.num_dims() != 1) raise_type_error("out: has %d dimensions, expected 1", out.num_dims());
+    if (panels.num_dims() != 2) {
+      raise_type_error("panels: has %d dimensions, expected 2", panels.num_dims());
+    }
+    const int64_t bytes = panel_bytes(format, padded(out.dim(0), depth_unit(format)));
+    const int64_t shape[] = {panels.dim(0), bytes};
+    panels.require_shape(shape, 2);
+    if (column < 0 || column >= panels.dim(0) * kPanelColumns) {
+      throw nb::value_error("column is not one of the panels'");
+    }
+    const KernelTable& kernels = *set_.kernels;
+    void (*const functions[])(const EmbedTask&) = {nullptr, kernels.embed_bf16, kernels.embed_w8,
+                                                   kernels.embed_w4};
+    void (*const function)(const EmbedTask&) = functions[static_cast<int>(format)];
+    if (function == nullptr) throw nb::value_error("panels of f32 are not embedded from");
+    function({static_cast<const uint8_t*>(panels.memory()) + column / kPanelColumns * bytes,
+              static_cast<int>(column % kPanelColumns), out.dim(0), out.data()});
+  }
+
+  uint64_t read(nb::handle memory_object) {
+    const Array memory(memory_object.ptr(), "memory", {Element::kU8}, Access::kRead);
+    if (memory.size() % 512 != 0 || reinterpret_cast<uintptr_t>(memory.memory()) % 4 != 0) {
+      raise_type_error("memory: expected a multiple of 512 bytes, aligned to 4");
+    }
+    uint64_t sum = 0;
+    const ReadTask task{set_.kernels->roof_read, static_cast<const uint8_t*>(memory.memory()),
+                        memory.size(), &sum};
+    pool_.run(read_blocks, task, (memory.size() + kReadBlockBytes - 1) / kReadBlockBytes, 16);
+    return sum;
+  }
+
+  int64_t spin(const std::string& kind, int64_t repeats) {
+    const KernelTable& kernels = *set_.kernels;
+    const bool is_known = kind == "int8" || kind == "bf16" || kind == "f32";
+    if (!is_known) throw nb::value_error("kind is one of int8, bf16, f32");
+    if (repeats < 1) throw nb::value_error("repeats must be at least 1");
+    int64_t done = 0;
+    const LoopTask task{kind == "int8"   ? kernels.roof_int8
+                        : kind == "bf16" ? kernels.roof_bf16
+                                         : kernels.roof_f32,
+                        repeats, &done};
+    pool_.run(run_loops, task, kBlocksPerThread * pool_.num_threads(), 1);
+    return done;
+  }
+
+ private:
+  Pool& pool_;
+  const InstructionSet& set_;
+};
+
+}  // namespace
+
+void bind_products(nb::module_& module) {
+  nb::class_<Products>(module, "Products")
+      .def(nb::init<Pool&, const std::string&>(), nb::arg("pool"), nb::arg("instruction_set") = "",
+           nb::keep_alive<1, 2>())
+      .def_prop_ro("instruction_set", &Products::instruction_set)
+      .def("pack", &Products::pack, nb::arg("format"), nb::arg("weights").none(),
+           nb::arg("panels").none())
+      .def("prepare", &Products::prepare, nb::arg("format"), nb::arg("x").none(),
+           nb::arg("values").none(), nb::arg("scales") = nb::none(),
+           nb::arg("corrections") = nb::none(), nb::arg("corrections_4") = nb::none())
+      .def("multiply", &Products::multiply, nb::arg("format"), nb::arg("values").none(),
+           nb::arg("scales").none(), nb::arg("corrections").none(), nb::arg("corrections_4").none(),
+           nb::arg("panels").none(), nb::arg("out").none(), nb::arg("unpack") = nb::none())
+      .def("embed", &Products::embed, nb::arg("format"), nb::arg("panels").none(),
+           nb::arg("column"), nb::arg("out").none())
+      .def("read", &Products::read, nb::arg("memory").none())
+      .def("spin", &Products::spin, nb::arg("kind"), nb::arg("repeats"));
+}
+
+}  // namespace octavo

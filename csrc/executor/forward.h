@@ -1,0 +1,85 @@
+// A compiled program: its calls, its memory, and the step loop.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "executor/attention.h"
+#include "executor/product.h"
+#include "executor/row_calls.h"
+
+namespace octavo {
+
+struct ForwardLimits {
+  int64_t max_tokens;
+  int64_t max_heads;
+  int64_t max_model_len;
+};
+
+// Calls are added in the order in which they are computed: first those on all tokens, then, after
+// begin_heads(), those on the rows whose logits are wanted. Memory is taken while they are added,
+// never in a step. Arrays that are handed in stay the caller's, and must outlive this.
+class Forward {
+ public:
+  Forward(ThreadPool& threads, const KernelTable& kernels, ForwardLimits limits, bool joins_rows);
+
+  const KernelTable& kernels() const { return kernels_; }
+  int num_threads() const { return threads_.num_threads(); }
+
+  // Room for the rows of the present kind; `features` is padded to whole panels.
+  View add_buffer(int64_t features);
+  Operand add_operand(Format format, int64_t depth);
+  int add_pool(PagePool pool);
+
+  void begin_heads() {
+    calls_ = &head_calls_;
+    open_rows_ = nullptr;
+  }
+  // Joins the row operations before it, if there are any and they may be joined.
+  void add_rows(std::unique_ptr<RowOperation> operation);
+  void add_product(Operand operand, ProductWeights weights, ProductFinish finish);
+  void add_write_kv(int pool, int64_t layer, View keys, View values);
+  void add_attend(int pool, int64_t layer, int64_t heads_of_one, int64_t window, float scale,
+                  View queries, View out);
+
+  // The step's arrays are read until the last run_heads() on them.
+  void run_tokens(const Step& step);
+  void run_heads(const int32_t* head_rows, int64_t num_heads);
+
+ private:
+  using Calls = std::vector<std::unique_ptr<Call>>;
+
+  float* take(int64_t floats);
+  int64_t max_rows() const {
+    return calls_ == &token_calls_ ? limits_.max_tokens : limits_.max_heads;
+  }
+  void run(const Calls& calls, int64_t num_rows);
+  AttentionPlan& plan_of(int pool, int64_t heads_of_one, int64_t window);
+
+  struct Free {
+    void operator()(void* memory) const { free(memory); }
+  };
+
+  ThreadPool& threads_;
+  const KernelTable& kernels_;
+  ForwardLimits limits_;
+  bool joins_rows_;
+  std::vector<std::unique_ptr<void, Free>> memory_;
+  std::vector<PagePool> pools_;
+  std::vector<std::unique_ptr<AttentionPlan>> plans_;
+  AttentionParts parts_{};
+  int64_t parts_floats_ = 0;
+  float* scratch_ = nullptr;
+  Unpacked unpacked_;
+  Calls token_calls_, head_calls_;
+  Calls* calls_ = &token_calls_;
+  RowCalls* open_rows_ = nullptr;  // the last call, while it may be joined
+
+  Step step_{};
+  uint64_t step_number_ = 0;
+  std::vector<int32_t> seq_of_row_;
+  const int32_t* seq_of_row_data_ = nullptr;
+  std::vector<Stage> stages_;
+};
+
+}  // namespace octavo

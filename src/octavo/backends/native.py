@@ -1,0 +1,212 @@
+"""The native backend: a program becomes one list of calls that run without Python.
+
+``program/fuse.py`` fuses, ``native_layout.py`` gives every value a place and every operation a
+call, ``csrc/executor`` runs the calls, ``csrc/kernels`` computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo._native import Forward, Kernels, Products, ThreadPool
+from octavo.backends.base import F32, HEAD_BLOCK, I32, Batch, Limits, Rows, ScoredRows, WeightSource
+from octavo.backends.cpu import available_cores
+from octavo.backends.memory import zeroed_bytes
+from octavo.backends.native_layout import Layout
+from octavo.backends.native_sampler import NativeSampler
+from octavo.backends.sampler import rows_between
+from octavo.core.errors import ConfigError
+from octavo.core.kv_layout import page_bytes
+from octavo.program.fuse import Fusions, fuse
+from octavo.program.ir import Program
+from octavo.weights.formats import FORMATS
+from octavo.weights.recipes import describe, formats_of
+
+VERSION = 1
+"""Raised by every change that changes bits."""
+KV_LAYOUT_VERSION = 1
+
+
+class NativeBackend:
+    """Compiles programs for the processor at hand.
+
+    Args:
+        num_threads: None: one for each core that this process may use. Never changes a bit.
+        instruction_set: empty: the best there is.
+        weights: the format of the weights: f32, bf16, w8 or w4 (``weights/recipes.py``).
+        kv: the format of keys and values: f32, bf16 or int8.
+        fusions: which neighbours are computed together. Never changes a bit.
+
+    Raises:
+        ConfigError: no such instruction set on this machine.
+    """
+
+    name = "native"
+
+    def __init__(
+        self,
+        num_threads: int | None = None,
+        instruction_set: str = "",
+        *,
+        weights: str = "f32",
+        kv: str = "f32",
+        fusions: Fusions | None = None,
+    ) -> None:
+        self._weights = weights
+        self._kv = kv
+        self._pool = ThreadPool(num_threads or available_cores())
+        try:
+            self._kernels = Kernels(self._pool, instruction_set)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        self._fusions = fusions or Fusions()
+
+    def weight_bytes(self, program: Program) -> int:
+        """Of the packed weights, and of what stays in float32."""
+        formats = formats_of(program, self._weights)
+        sizes = (
+            prod(FORMATS[formats[weight]].shape(*weight.shape))
+            if weight in formats
+            else 4 * prod(weight.shape)
+            for weight in program.weights()
+        )
+        return sum(sizes)
+
+    def compile(self, program: Program, weights: WeightSource, limits: Limits) -> NativeExecutable:
+        """Pack the weights, lay out the calls, and make room for keys and values.
+
+        Raises:
+            ModelError: a weight cannot be loaded.
+        """
+        return NativeExecutable(
+            program,
+            weights,
+            limits,
+            self._pool,
+            self._kernels,
+            self._weights,
+            self._kv,
+            self._fusions,
+        )
+
+
+class NativeExecutable:
+    """A program in packed weights, its pages, and its calls."""
+
+    def __init__(
+        self,
+        program: Program,
+        weights: WeightSource,
+        limits: Limits,
+        pool: ThreadPool,
+        kernels: Kernels,
+        weight_format: str,
+        kv_format: str,
+        fusions: Fusions,
+    ) -> None:
+        self.kv_groups = program.kv_groups()
+        self._sampler = NativeSampler(pool, program.vocab_size, kernels.instruction_set)
+        uses_bf16 = "bf16" in (weight_format, kv_format)
+        self._family = "any" if not uses_bf16 else _bf16_family(kernels.instruction_set)
+        self._vocab_size = program.vocab_size
+        self._program_digest = program.digest()
+        self._source = weights
+        self._pages = [
+            zeroed_bytes(limits.num_pages * page_bytes(group, kv_format)).reshape(
+                limits.num_pages, -1
+            )
+            for group in self.kv_groups
+        ]
+        forward = Forward(
+            pool,
+            kernels.instruction_set,
+            max_tokens=limits.max_num_batched_tokens,
+            max_heads=HEAD_BLOCK,
+            max_model_len=limits.max_model_len,
+            joins_rows=fusions.stack,
+        )
+        formats = formats_of(program, weight_format)
+        self._weight_format = describe(weight_format)
+        self._kv_format = kv_format
+        layout = Layout(
+            forward,
+            weights,
+            Products(pool, kernels.instruction_set),
+            formats,
+            self.kv_groups,
+            self._pages,
+            kv_format,
+        )
+        layout.lay_out(fuse(program, fusions, lambda linear: formats[linear.weight]))
+        self._forward = forward
+        self._logits_view = layout.logits
+        self._rope_digest = layout.rope_digest()
+        self.weight_bytes = layout.weight_bytes
+
+    def numerics(self) -> dict[str, str]:
+        """What decides the bits of keys and values; asks for the weights' fingerprint."""
+        return {
+            "backend": f"{NativeBackend.name} {VERSION}",
+            "instruction_set": self._family,
+            "kv_format": f"{self._kv_format} panels {KV_LAYOUT_VERSION}",
+            "program": self._program_digest,
+            "rope": self._rope_digest,
+            "weight_format": self._weight_format,
+            "weights": self._source.fingerprint,
+        }
+
+    def run(self, batch: Batch) -> Rows:
+        """Copy pages, compute every token of the batch, store its keys and values, sample."""
+        self._compute(batch)
+        rows = Rows(
+            np.empty(len(batch.sample_rows), np.int32),
+            ScoredRows.for_rows(len(batch.sample_rows)),
+            ScoredRows.for_rows(len(batch.score_rows)),
+        )
+        for block, logits in self._logits(batch.sample_rows):
+            sampling = rows_between(batch.sampling, block.start, block.stop)
+            rows.token_ids[block], scores, errors = self._sampler.sample(logits, sampling)
+            rows.scores.put(block, scores)
+            rows.errors.update({block.start + row: why for row, why in errors.items()})
+        for block, logits in self._logits(batch.score_rows):
+            targets, num_top = batch.score_targets[block], batch.score_num_top[block]
+            scores, errors = self._sampler.score(logits, targets, num_top)
+            rows.prompt_scores.put(block, scores)
+            rows.prompt_errors.update({block.start + row: why for row, why in errors.items()})
+        return rows
+
+    def logits(self, batch: Batch, rows: I32) -> F32:
+        """As :meth:`run`, but instead of sampling the logits of these rows: (rows, vocab)."""
+        self._compute(batch)
+        blocks = [logits.copy() for _, logits in self._logits(rows)]
+        return np.concatenate([np.empty((0, self._vocab_size), np.float32), *blocks])
+
+    def page(self, group: int, page: int) -> NDArray[np.uint8]:
+        """One page's bytes, a writable view."""
+        view: NDArray[np.uint8] = self._pages[group][page]
+        return view
+
+    def _compute(self, batch: Batch) -> None:
+        """Everything before the heads."""
+        for group, source, target in batch.page_copies.tolist():
+            self._pages[group][target] = self._pages[group][source]
+        self._forward.run(
+            batch.token_ids, batch.positions, batch.row_starts, list(batch.page_tables)
+        )
+
+    def _logits(self, rows: I32) -> Iterator[tuple[slice, F32]]:
+        """The logits of these rows in blocks; a block is overwritten by the next."""
+        for start in range(0, len(rows), HEAD_BLOCK):
+            block = slice(start, min(start + HEAD_BLOCK, len(rows)))
+            self._forward.run_heads(rows[block])
+            logits = self._forward.rows(self._logits_view, len(rows[block]), self._vocab_size)
+            yield block, np.ascontiguousarray(logits)  # a copy only of a vocabulary not in 32s
+
+
+def _bf16_family(instruction_set: str) -> str:
+    """bf16 products round denormals away where one instruction computes them."""
+    return "bf16" if instruction_set == "avx512bf16" else "fma"
