@@ -22,11 +22,11 @@
 constexpr int kPageVectors = kPageTokens / Floats::kLanes;
 constexpr int kPagePairs = kPageTokens / 2;
 constexpr int kChunkPairs = kChunkTokens / 2;
-constexpr int kPagesAhead = 4;
+constexpr int kLinesAhead = 160;
 constexpr int kLineBytes = 64;
 constexpr uint32_t kWholePage = (1u << kPageTokens) - 1;
 
-// e^x for x <= 0, at most 2 ulp off; 0 below -86, where results would soon be denormal. A NaN
+// e^x for x <= 0, at most 2.2 ulp off; 0 below -86, where results would soon be denormal. A NaN
 // stays one.
 inline Vector exp_nonpositive(Vector x) {
   constexpr float kTerms[] = {0.008312501f, 0.04189033f, 0.16667116f, 0.4999923f, 1.0f, 1.0f};
@@ -115,25 +115,22 @@ struct SeenPages {
   }
 };
 
-// Fetches memory into the cache in the order in which this unit and the next one read it, without a
-// pause: memory is the bottleneck of decoding, and each of the passes computes for a while. The
-// scores fetch their keys and half of the values, the weights the rest, the outputs the keys of the
-// next unit. A processor does not foresee where the next page lies, and has read half of it before
-// it sees that it is read in order.
+// Fetches memory into the cache in the order in which this unit and the next one read it, a few
+// pages ahead and at the pace at which they are read: memory is the bottleneck of decoding. A
+// processor does not foresee where the next page lies, and has read half of it before it sees that
+// it is read in order; and it drops what is asked for faster than memory answers.
 class Stream {
  public:
   Stream(const ChunkTask& task, const SeenPages& seen, int64_t page_bytes)
       : page_bytes_(page_bytes) {
     for (int i = 0; i < seen.count; ++i) pages_[count_++] = seen.pages[i].keys;
     for (int i = 0; i < seen.count; ++i) pages_[count_++] = seen.pages[i].values;
-    num_own_ = count_;
     for (int i = 0; i < task.num_next_keys; ++i) {
       if (task.next_keys[i] != nullptr) pages_[count_++] = task.next_keys[i];
     }
     if (count_ == 0) return;
     start(0);
-    const int64_t lines = lines_of_page();
-    for (int i = 0; i < kPagesAhead; ++i) fetch(lines);
+    for (int i = 0; i < kLinesAhead; i += 4) fetch(4);
   }
 
   int64_t lines_of_page() const { return (page_bytes_ + kLineBytes - 1) / kLineBytes; }
@@ -145,19 +142,7 @@ class Stream {
     if (at_ >= end_) start(index_ + 1 < count_ ? index_ + 1 : index_);
   }
 
-  // Lines a step, so that `steps` of them fetch all values, or all keys of the next unit.
-  int64_t share_of_values(int64_t steps) const { return share(num_own_, steps); }
-  int64_t share_of_next_keys(int64_t steps) const {
-    return count_ == num_own_ ? 0 : share(count_, steps);
-  }
-
  private:
-  int64_t share(int last_page, int64_t steps) const {
-    const int64_t done = (at_ - pages_[index_]) / kLineBytes;
-    const int64_t left = (last_page - index_) * lines_of_page() - done;
-    return left <= 0 || steps == 0 ? 0 : (left + steps - 1) / steps;
-  }
-
   void start(int index) {
     index_ = index;
     at_ = pages_[index];
@@ -166,7 +151,6 @@ class Stream {
 
   const uint8_t* pages_[3 * kChunkPages];
   int count_ = 0;
-  int num_own_ = 0;
   int index_ = 0;
   int64_t page_bytes_;
   const uint8_t* at_ = nullptr;
@@ -197,6 +181,7 @@ struct Bf16Pages {
   static int64_t num_steps(int64_t head_dim) { return head_dim / 2; }
   static Sum start(const ChunkTask&, int) { return Floats::set(0.0f); }
   static float factor(const ChunkTask& task, int) { return task.scale; }
+  static void fetch_scales(const SeenPage&, int64_t) {}
   static Vector score(Sum sum, float factor, const uint8_t*, int64_t, int) {
     return Floats::multiply(sum, Floats::set(factor));
   }
@@ -227,6 +212,10 @@ struct Int8Pages {
   }
   static const float* scales(const uint8_t* page, int64_t head_dim) {
     return reinterpret_cast<const float*>(page + kPageTokens * padded(head_dim, 4));
+  }
+  // Those of the values are read long before the values.
+  static void fetch_scales(const SeenPage& page, int64_t head_dim) {
+    __builtin_prefetch(scales(page.values, head_dim));
   }
   static Vector score(Sum sum, float factor, const uint8_t* keys, int64_t head_dim, int token) {
     const Vector scaled = Floats::multiply(Floats::to_floats(sum), Floats::set(factor));
@@ -299,7 +288,7 @@ inline void score_block(const ChunkTask& task, const SeenPages& seen, int row, i
         keys[p][v] = Dots::load(pages[p].keys + (i * kPageTokens + v * Floats::kLanes) * 4);
       }
     }
-    stream.fetch(kPages + kPages / 2);
+    stream.fetch(kPages);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const typename Dots::Spread spread = Dots::spread(query + r);
@@ -348,10 +337,12 @@ void score_pages(const ChunkTask& task, const SeenPages& seen, Stream& stream,
       constexpr int kPages = score_pages_at_once(kRows);
       int page = 0;
       for (; page + kPages <= seen.count; page += kPages) {
+        for (int p = 0; p < kPages; ++p) Pages::fetch_scales(seen.pages[page + p], task.head_dim);
         score_block<Pages, kRows, kPages>(task, seen, row, page, stream, space);
       }
       if constexpr (kPages > 1) {
         for (; page < seen.count; ++page) {
+          Pages::fetch_scales(seen.pages[page], task.head_dim);
           score_block<Pages, kRows, 1>(task, seen, row, page, stream, space);
         }
       }
@@ -363,7 +354,6 @@ void score_pages(const ChunkTask& task, const SeenPages& seen, Stream& stream,
 template <typename Pages>
 void score_weights(const ChunkTask& task, const SeenPages& seen, Stream& stream,
                    Workspace<Pages>& space) {
-  const int64_t lines = stream.share_of_values(task.height * seen.count);
   for (int r = 0; r < task.height; ++r) {
     // + 0 turns -0 into +0: which of two zeros is the larger depends on the order of lanes.
     const float peak = largest_lane(space.peaks[r]) + 0.0f;
@@ -374,7 +364,7 @@ void score_weights(const ChunkTask& task, const SeenPages& seen, Stream& stream,
     for (int v = 0; v < kPageVectors; ++v) sums[v] = Floats::set(0.0f);
     for (int page = 0; page < seen.count; ++page) {
       const SeenPage& one = seen.pages[page];
-      stream.fetch(lines);
+      stream.fetch(1);
 #pragma GCC unroll 16
       for (int v = 0; v < kPageVectors; ++v) {
         const int token = v * Floats::kLanes;
@@ -397,22 +387,34 @@ void score_weights(const ChunkTask& task, const SeenPages& seen, Stream& stream,
 }
 
 // Sums of weight * value for kRows rows and kVectors vectors of columns; with kMasked, only the
-// first `count` columns of one vector. With kPartial, what no row sees reads as 0.
+// first `count` columns of one vector. With kPartial, what no row sees reads as 0. Pages [begin,
+// end) of those that are seen; sums rest in `out` before and after.
 template <typename Pages, int kRows, int kVectors, bool kMasked, bool kPartial>
-inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::Element* weights,
-                        int64_t column, int64_t count, int64_t lines, Stream& stream, float* out) {
+inline void value_block(int64_t head_dim, const SeenPages& seen, int begin, int end,
+                        const Pairs::Element* weights, int64_t column, int64_t count, int64_t lines,
+                        Stream& stream, float* out) {
   static_assert(!kMasked || kVectors == 1);
   Vector sums[kRows][kVectors];
+  const auto place = [&](int r, int v) { return out + r * head_dim + column + v * Floats::kLanes; };
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v) sums[r][v] = Floats::set(0.0f);
+    for (int v = 0; v < kVectors; ++v) {
+      if (begin == 0) {
+        sums[r][v] = Floats::set(0.0f);
+      } else if constexpr (kMasked) {
+        sums[r][v] = Floats::load_first(place(r, v), count);
+      } else {
+        sums[r][v] = Floats::load(place(r, v));
+      }
+    }
   }
-  for (int page = 0; page < seen.count; ++page) {
+  weights += begin * kPagePairs;
+  for (int page = begin; page < end; ++page) {
     const uint8_t* const values_of_page = seen.pages[page].values;
     uint32_t tokens = seen.pages[page].tokens;
     for (int pair = 0; pair < kPagePairs; ++pair, ++weights) {
-      if (lines != 0) stream.fetch(lines);
+      stream.fetch(lines);
       Pairs::Lanes values[kVectors];
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) {
@@ -439,37 +441,44 @@ inline void value_block(int64_t head_dim, const SeenPages& seen, const Pairs::El
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
       const Vector sum = Floats::add(sums[r][v], Floats::set(0.0f));
-      float* const to = out + r * head_dim + column + v * Floats::kLanes;
       if constexpr (kMasked) {
-        Floats::store_first(to, sum, count);
+        Floats::store_first(place(r, v), sum, count);
       } else {
-        Floats::store(to, sum);
+        Floats::store(place(r, v), sum);
       }
     }
   }
 }
 
-// All columns of `rows` rows.
+// All columns of `rows` rows. A few rows go through a few pages at a time, so that all of a page is
+// read while it is fresh in the cache.
 template <typename Pages, int kMaxRows, bool kPartial>
 inline void add_values(int64_t head_dim, const SeenPages& seen, const Pairs::Element* weights,
                        int rows, Stream& stream, float* out) {
   with_constant<kMaxRows>(rows, [&](auto constant) {
     constexpr int kRows = decltype(constant)::kValue;
     constexpr int kVectors = value_vectors_at_once(kRows);
-    const int64_t vectors = (head_dim + Floats::kLanes - 1) / Floats::kLanes;
+    constexpr int kPagesAtOnce = kRows <= 8 ? 4 : kChunkPages;
+    constexpr int64_t kLanes = Floats::kLanes;
+    const int64_t vectors = (head_dim + kLanes - 1) / kLanes;
     const int64_t blocks = vectors / kVectors + vectors % kVectors;
-    const int64_t lines = stream.share_of_next_keys(blocks * seen.count * kPagePairs);
-    int64_t column = 0;
-    for (; column + kVectors * Floats::kLanes <= head_dim; column += kVectors * Floats::kLanes) {
-      value_block<Pages, kRows, kVectors, false, kPartial>(head_dim, seen, weights, column, 0,
-                                                           lines, stream, out);
-    }
-    for (; column < head_dim; column += Floats::kLanes) {
-      const int64_t count = head_dim - column;
-      value_block<Pages, kRows, 1, true, kPartial>(head_dim, seen, weights, column,
-                                                   count < Floats::kLanes ? count : Floats::kLanes,
-                                                   lines, stream, out);
-    }
+    const int64_t steps = blocks * kPagePairs;
+    const int64_t lines = (stream.lines_of_page() + steps - 1) / steps;
+    int begin = 0;
+    do {
+      const int end = begin + kPagesAtOnce < seen.count ? begin + kPagesAtOnce : seen.count;
+      int64_t column = 0;
+      for (; column + kVectors * kLanes <= head_dim; column += kVectors * kLanes) {
+        value_block<Pages, kRows, kVectors, false, kPartial>(head_dim, seen, begin, end, weights,
+                                                             column, 0, lines, stream, out);
+      }
+      for (; column < head_dim; column += kLanes) {
+        const int64_t count = head_dim - column < kLanes ? head_dim - column : kLanes;
+        value_block<Pages, kRows, 1, true, kPartial>(head_dim, seen, begin, end, weights, column,
+                                                     count, lines, stream, out);
+      }
+      begin = end;
+    } while (begin < seen.count);
   });
 }
 

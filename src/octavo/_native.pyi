@@ -327,7 +327,7 @@ class AttentionKernels:
         """As `Kernels`."""
 
     def exp_nonpositive(self, x: NDArray[float32], out: NDArray[float32]) -> None:
-        """e^x for x <= 0, at most 2 ulp off; 0 below -86. Both (n,); `out` may be `x`."""
+        """e^x for x <= 0, at most 2.2 ulp off; 0 below -86. Both (n,); `out` may be `x`."""
 
     def queries_bf16(
         self,
