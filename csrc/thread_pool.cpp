@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "floating_point_mode.h"
 
@@ -29,6 +30,10 @@ inline void pause() {
 // The next layer of a model comes within microseconds, the next request within milliseconds.
 constexpr int kSpins = 2000;
 constexpr int kYields = 50;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 // Returns once `word` holds what `is_over` wants, with that value.
 template <typename Value, typename Condition>
@@ -84,6 +89,8 @@ ThreadPool::~ThreadPool() {
 
 void ThreadPool::go_through(Shared& shared, int thread) {
   const FloatingPointMode mode;
+  double* seconds = thread == 0 ? shared.seconds : nullptr;
+  double began = seconds == nullptr ? 0.0 : now();
   for (int64_t s = 0; s < shared.num_stages; ++s) {
     const Stage& stage = shared.stages[s];
     Progress& progress = shared.progress[s];
@@ -97,6 +104,10 @@ void ThreadPool::go_through(Shared& shared, int thread) {
       if (done + end - begin == num_items) progress.done.notify_all();
     }
     wait_until(progress.done, [num_items](int64_t done) { return done == num_items; });
+    if (seconds == nullptr) continue;
+    const double ended = now();
+    seconds[s] = ended - began;
+    began = ended;
   }
 }
 
@@ -127,18 +138,20 @@ void ThreadPool::run(int64_t num_items, int64_t block, RangeBody body, void* con
     const Call& call = *static_cast<Call*>(self);
     call.body(call.context, begin, end);
   };
-  const Stage stage{run_range, &call, num_items, block};
+  const Stage stage{run_range, &call, num_items, block, ""};
   run_stages(&stage, 1);
 }
 
-void ThreadPool::run_stages(const Stage* stages, int64_t num_stages) {
+void ThreadPool::run_stages(const Stage* stages, int64_t num_stages, double* seconds) {
   const auto is_small = [](const Stage& stage) { return stage.num_items <= stage.block; };
   if (num_threads_ == 1 || std::all_of(stages, stages + num_stages, is_small) ||
       fork_generation.load(std::memory_order_relaxed) != fork_generation_) {
     const FloatingPointMode mode;
     for (int64_t s = 0; s < num_stages; ++s) {
       const Stage& stage = stages[s];
+      const double began = seconds == nullptr ? 0.0 : now();
       if (stage.num_items > 0) stage.body(stage.context, 0, stage.num_items, 0);
+      if (seconds != nullptr) seconds[s] = now() - began;
     }
     return;
   }
@@ -154,6 +167,7 @@ void ThreadPool::run_stages(const Stage* stages, int64_t num_stages) {
   }
   shared.stages = stages;
   shared.num_stages = num_stages;
+  shared.seconds = seconds;
   shared.state.store(kOpen, std::memory_order_release);
   shared.signal.fetch_add(1, std::memory_order_release);
   shared.signal.notify_all();

@@ -20,6 +20,7 @@ struct Stage {
   void* context;
   int64_t num_items;
   int64_t block;
+  const char* kind = "";  // for profiles
 };
 
 // Items are claimed in blocks from one atomic counter, so a thread that the operating system has
@@ -51,7 +52,8 @@ class ThreadPool {
   void run(int64_t num_items, int64_t block, RangeBody body, void* context);
 
   // The same for several stages with one waking of the workers.
-  void run_stages(const Stage* stages, int64_t num_stages);
+  // `seconds`: null, or (num_stages,): receives how long each took.
+  void run_stages(const Stage* stages, int64_t num_stages, double* seconds = nullptr);
 
  private:
   static constexpr uint32_t kOpen = 1u << 31;
@@ -68,6 +70,7 @@ class ThreadPool {
     // Written by the caller while `state` is 0, read by workers that joined.
     const Stage* stages = nullptr;
     int64_t num_stages = 0;
+    double* seconds = nullptr;
     std::unique_ptr<Progress[]> progress;  // (progress_size,) a stage each
     int64_t progress_size = 0;
 

@@ -268,6 +268,14 @@ class PyForward {
     forward_.run_heads(head_rows.data(), static_cast<int64_t>(head_rows.shape(0)));
   }
 
+  void profile(bool on) { forward_.profile(on); }
+
+  nb::dict seconds() const {
+    nb::dict found;
+    for (const auto& [kind, seconds] : forward_.seconds()) found[kind.c_str()] = seconds;
+    return found;
+  }
+
  private:
   ProductWeights weights_of(const std::string& format, const Bytes& panels, int64_t num_panels,
                             int64_t depth, const std::optional<Floats1>& bias) {
@@ -344,6 +352,8 @@ void bind_forward(nb::module_& module) {
            nb::arg("next").none(), nb::arg("next_format"), nb::arg("features"))
       .def("run", &PyForward::run, nb::arg("token_ids").noconvert(),
            nb::arg("positions").noconvert(), nb::arg("row_starts").noconvert(), nb::arg("tables"))
+      .def("profile", &PyForward::profile, nb::arg("on"))
+      .def("seconds", &PyForward::seconds)
       .def("run_heads", &PyForward::run_heads, nb::arg("head_rows").noconvert())
       .def(
           "rows",

@@ -111,13 +111,14 @@ struct Attend::Rows {
 void Attend::plan(const Step& step, int64_t, std::vector<Stage>& stages) {
   step_ = &step;
   plan_.make(step, step_number_);
-  stages.push_back(stage_of(this, static_cast<int64_t>(plan_.pieces().size()), 1));
+  stages.push_back(stage_of(this, static_cast<int64_t>(plan_.pieces().size()), "attention"));
   if (!plan_.is_split()) return;
   const auto merge = [](void* self, int64_t begin, int64_t end, int) {
     const Attend& attend = *static_cast<const Attend*>(self);
     for (int64_t unit = begin; unit < end; ++unit) attend.merge_unit(attend.plan_.units()[unit]);
   };
-  stages.push_back(Stage{merge, this, static_cast<int64_t>(plan_.units().size()), 1});
+  stages.push_back(
+      Stage{merge, this, static_cast<int64_t>(plan_.units().size()), 1, "attention, merged"});
 }
 
 void Attend::run(int64_t begin, int64_t end, int) {

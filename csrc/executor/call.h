@@ -20,11 +20,11 @@ class Call {
 
 // The stage that runs `Owner::run(begin, end, thread)`.
 template <typename Owner>
-Stage stage_of(Owner* owner, int64_t num_items, int64_t block) {
+Stage stage_of(Owner* owner, int64_t num_items, const char* kind) {
   const auto body = [](void* context, int64_t begin, int64_t end, int thread) {
     static_cast<Owner*>(context)->run(begin, end, thread);
   };
-  return Stage{body, owner, num_items, block};
+  return Stage{body, owner, num_items, 1, kind};
 }
 
 }  // namespace octavo

@@ -140,7 +140,21 @@ void Forward::run(const Calls& calls, int64_t num_rows) {
   if (num_rows == 0) return;
   stages_.clear();
   for (const auto& call : calls) call->plan(step_, num_rows, stages_);
-  threads_.run_stages(stages_.data(), static_cast<int64_t>(stages_.size()));
+  if (!profiles_) {
+    threads_.run_stages(stages_.data(), static_cast<int64_t>(stages_.size()));
+    return;
+  }
+  stage_seconds_.resize(stages_.size());
+  threads_.run_stages(stages_.data(), static_cast<int64_t>(stages_.size()), stage_seconds_.data());
+  const std::string prefix = &calls == &head_calls_ ? "head: " : "";
+  for (size_t s = 0; s < stages_.size(); ++s) {
+    seconds_[prefix + stages_[s].kind] += stage_seconds_[s];
+  }
+}
+
+void Forward::profile(bool on) {
+  profiles_ = on;
+  seconds_.clear();
 }
 
 }  // namespace octavo

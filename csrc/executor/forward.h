@@ -1,7 +1,9 @@
 // A compiled program: its calls, its memory, and the step loop.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "executor/attention.h"
@@ -44,6 +46,10 @@ class Forward {
   void add_attend(int pool, int64_t layer, int64_t heads_of_one, int64_t window, float scale,
                   View queries, View out);
 
+  // Seconds of each kind of stage since profiling began; the head's stages are kinds of their own.
+  void profile(bool on);
+  const std::map<std::string, double>& seconds() const { return seconds_; }
+
   // The step's arrays are read until the last run_heads() on them.
   void run_tokens(const Step& step);
   void run_heads(const int32_t* head_rows, int64_t num_heads);
@@ -82,6 +88,9 @@ class Forward {
   std::vector<int32_t> seq_of_row_;
   const int32_t* seq_of_row_data_ = nullptr;
   std::vector<Stage> stages_;
+  bool profiles_ = false;
+  std::vector<double> stage_seconds_;
+  std::map<std::string, double> seconds_;
 };
 
 }  // namespace octavo

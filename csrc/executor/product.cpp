@@ -14,6 +14,18 @@ constexpr int64_t kBlockTiles = 48;    // of rows: their operand stays near, too
 constexpr int64_t kUnpackedRows = 48;  // from so many on, w4 is unpacked once for all tiles
 constexpr int64_t kItemsAThread = 8;   // enough that no thread waits long for the last
 
+const char* kind_of(Finish finish) {
+  switch (finish) {
+    case Finish::kStore:
+      return "product";
+    case Finish::kAdd:
+      return "product and sum";
+    case Finish::kGate:
+      return "product and gate";
+  }
+  return "";
+}
+
 }  // namespace
 
 Product::Product(const KernelTable& kernels, int num_threads, Operand operand,
@@ -53,7 +65,7 @@ void Product::plan(const Step&, int64_t num_rows, std::vector<Stage>& stages) {
   const int64_t wanted = std::clamp<int64_t>(std::min(for_cache, for_balance), 1, kMaxBlockPanels);
   block_panels_ = std::max(panel_unit_, wanted / panel_unit_ * panel_unit_);
   num_column_blocks_ = (weights_.num_panels + block_panels_ - 1) / block_panels_;
-  stages.push_back(stage_of(this, row_blocks * num_column_blocks_, 1));
+  stages.push_back(stage_of(this, row_blocks * num_column_blocks_, kind_of(finish_.kind)));
 }
 
 void Product::run(int64_t begin, int64_t end, int thread) {

@@ -15,7 +15,7 @@ void copy(const float* from, float* to, int64_t count) {
 void RowCalls::plan(const Step& step, int64_t num_rows, std::vector<Stage>& stages) {
   step_ = &step;
   tiles_ = RowTiles{num_rows};
-  stages.push_back(stage_of(this, tiles_.count(), 1));
+  stages.push_back(stage_of(this, tiles_.count(), "rows"));
 }
 
 void RowCalls::run(int64_t begin, int64_t end, int) {

@@ -236,6 +236,12 @@ class Forward:
     ) -> None:
         """Compute all tokens. The arrays must stay as they are until the last `run_heads`."""
 
+    def profile(self, on: bool) -> None:
+        """Begin, or stop, to measure how long each kind of stage takes."""
+
+    def seconds(self) -> dict[str, float]:
+        """By kind of stage, since profiling began."""
+
     def run_heads(self, head_rows: NDArray[int32]) -> None: ...
     def rows(self, view: View, rows: int, features: int) -> NDArray[float32]:
         """The first rows of a buffer, without a copy: (rows, features)."""
