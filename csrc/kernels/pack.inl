@@ -132,6 +132,23 @@ inline void pack_group_w8(const Slab& slab, uint8_t* to) {
 constexpr float kShrinkFactors[] = {1.0f,    0.96875f, 0.9375f, 0.90625f, 0.875f,     0.84375f,
                                     0.8125f, 0.78125f, 0.75f,   1.0625f,  8.0f / 7.0f};
 
+// One weight of a vector of columns. gcc makes no vectors of the plain loop without AVX-512, as
+// comparisons of floats might trap.
+inline void add_squared_error(const float* weights, const float* scales, const float* inverses,
+                              float* errors) {
+  const Floats::Vector low = Floats::set(-8.0f);
+  const Floats::Vector high = Floats::set(7.0f);
+  const Floats::Vector rounder = Floats::set(kIntegerRounder);
+  const Floats::Vector value = Floats::load(weights);
+  Floats::Vector scaled = Floats::multiply(value, Floats::load(inverses));
+  scaled = Floats::select(Floats::less(scaled, low), low, scaled);
+  scaled = Floats::select(Floats::less(high, scaled), high, scaled);
+  const Floats::Vector integer = Floats::subtract(Floats::add(scaled, rounder), rounder);
+  const Floats::Vector product = Floats::multiply(integer, Floats::load(scales));  // exact
+  const Floats::Vector error = Floats::subtract(value, product);
+  Floats::store(errors, Floats::add(Floats::load(errors), Floats::multiply(error, error)));
+}
+
 inline void pack_small_group_w4(const float (*weights)[kPanelColumns], uint8_t* to) {
   alignas(64) float bases[kPanelColumns];
   {
@@ -160,12 +177,8 @@ inline void pack_small_group_w4(const float (*weights)[kPanelColumns], uint8_t* 
       errors[c] = 0.0f;
     }
     for (int k = 0; k < kSmallGroup; ++k) {
-      for (int c = 0; c < kPanelColumns; ++c) {
-        const float value = weights[k][c];
-        const float integer =
-            clamp(value * inverses[c], -8.0f, 7.0f) + kIntegerRounder - kIntegerRounder;
-        const float error = value - integer * scales[c];  // the product is exact
-        errors[c] = errors[c] + error * error;
+      for (int c = 0; c < kPanelColumns; c += Floats::kLanes) {
+        add_squared_error(weights[k] + c, scales + c, inverses + c, errors + c);
       }
     }
     for (int c = 0; c < kPanelColumns; ++c) {

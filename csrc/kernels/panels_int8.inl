@@ -12,6 +12,7 @@ struct W8 {
   using Dot = Dots;
   static constexpr int kDepth = kGroup;
   static constexpr int kStep = 2 * 64;  // bytes of four values of all columns
+  static constexpr int64_t kAhead = kPrefetchAhead;
   static constexpr int kMaxRows = kDotRows;
   static const int32_t* corrections(const OperandTile& tile) { return tile.corrections; }
   static Dot::Weights first(const uint8_t* four) { return Dot::load(four); }
@@ -22,6 +23,7 @@ struct W4 {
   using Dot = NibbleDots;
   static constexpr int kDepth = kSmallGroup;
   static constexpr int kStep = 64;
+  static constexpr int64_t kAhead = 2 * kPrefetchAhead;  // its bytes are used up sooner
   static constexpr int kMaxRows = kNibbleRows;
   static const int32_t* corrections(const OperandTile& tile) { return tile.corrections_4; }
   static Dot::Weights first(const uint8_t* four) { return Dot::load_low(four); }
@@ -32,6 +34,7 @@ struct UnpackedW4 {
   using Dot = NibbleDots;
   static constexpr int kDepth = kSmallGroup;
   static constexpr int kStep = 2 * 64;
+  static constexpr int64_t kAhead = kPrefetchAhead;
   static constexpr int kMaxRows = kNibbleRows;
   static const int32_t* corrections(const OperandTile& tile) { return tile.corrections_4; }
   static Dot::Weights first(const uint8_t* four) { return Dot::load(four); }
@@ -75,7 +78,7 @@ inline void multiply_pair(const RowBlock& block, int pair) {
   for (int64_t g = 0; g < num_groups; ++g) {
     typename Dot::Sums sums[kChains][kRows][2];
     const int32_t* corrections = block.corrections + g * block.height;
-    __builtin_prefetch(group + kPrefetchAhead);
+    __builtin_prefetch(group + Format::kAhead);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       sums[0][r][0] = sums[0][r][1] = Dot::start(corrections[r]);
@@ -93,8 +96,8 @@ inline void multiply_pair(const RowBlock& block, int pair) {
         const uint8_t* four = fours + u * Format::kStep;
         const typename Dot::Weights first = Format::first(four);
         const typename Dot::Weights second = Format::second(four);
-        __builtin_prefetch(four + kPrefetchAhead);
-        if constexpr (Format::kStep > 64) __builtin_prefetch(four + kPrefetchAhead + 64);
+        __builtin_prefetch(four + Format::kAhead);
+        if constexpr (Format::kStep > 64) __builtin_prefetch(four + Format::kAhead + 64);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
           const typename Dot::Four row = Dot::four(values + r * 4);

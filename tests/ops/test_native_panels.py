@@ -177,7 +177,8 @@ def test_roofs_count_and_sum(products: _native.Products) -> None:
 
 
 def _innermost_loops(mnemonic: str) -> Iterator[list[str]]:
-    """Bodies of loops of the library without a jump inside that have this instruction."""
+    """Bodies of loops of the library without a jump inside that have this instruction and prefetch:
+    those of the products are the only ones."""
     listing = subprocess.check_output(
         ["objdump", "-d", "--no-show-raw-insn", _native.__file__], text=True
     )
@@ -194,7 +195,7 @@ def _innermost_loops(mnemonic: str) -> Iterator[list[str]]:
         if jump:
             if jump[1] in where:
                 loop = body[where[jump[1]] :]
-                if any(mnemonic in one for one in loop):
+                if all(any(word in one for one in loop) for word in (mnemonic, "prefetcht0")):
                     yield loop
             body, where = [], {}
 
@@ -214,4 +215,4 @@ def test_hot_loops_keep_their_sums_in_registers(mnemonic: str) -> None:
         text = "\n".join(loop)
         assert not re.search(r"\bv\w+ .*%r[sb]p", text), text
         assert sum(one.startswith(("vmovdqa", "vmovaps")) for one in loop) <= products // 2, text
-    assert counted >= 10
+    assert counted >= 8
