@@ -127,7 +127,8 @@ void multiply_blocks(const BlocksTask& task, int64_t begin, int64_t end) {
     const int64_t stride = task.num_panels * kPanelColumns;
     for (int64_t tile = 0; tile < task.tiles.count(); ++tile) {
       float* out = task.out + task.tiles.first(tile) * stride + first * kPanelColumns;
-      task.multiply({task.operand->tile(task.tiles, tile), panels, count, depth, out, stride});
+      task.multiply(
+          {task.operand->tile(task.tiles, tile), panels, count, depth, out, stride, nullptr, 1});
     }
   }
 }

@@ -13,9 +13,12 @@ constexpr int64_t kUnitsAThread = 4;  // with fewer, chunks are shared out
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 bool all_finite(const float* values, int64_t count) {
-  float sum = 0.0f;  // anything times zero is zero, unless it is not finite
-  for (int64_t i = 0; i < count; ++i) sum += values[i] * 0.0f;
-  return sum == 0.0f;
+  // An exponent of all ones overflows into the sign; integers need no order, so this is vectors.
+  uint32_t overflow = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    overflow |= (__builtin_bit_cast(uint32_t, values[i]) & 0x7FFFFFFFu) + 0x00800000u;
+  }
+  return (overflow & 0x80000000u) == 0;
 }
 
 }  // namespace
@@ -37,21 +40,23 @@ void AttentionPlan::make(const Step& step, uint64_t step_number) {
   for (int64_t seq = 0; seq < step.num_seqs; ++seq) {
     const int64_t num_tokens = step.row_starts[seq + 1] - step.row_starts[seq];
     const RowTiles tiles{num_tokens * heads_of_one_};
-    // The last rows see most: they come first, so that no thread begins them when others are done.
-    for (int64_t tile = tiles.count() - 1; tile >= 0; --tile) {
-      const int64_t first_token = step.row_starts[seq] + tiles.first(tile) / heads_of_one_;
-      const int64_t last_token = step.row_starts[seq] + (tiles.first(tile + 1) - 1) / heads_of_one_;
-      const int64_t first_seen =
-          window_ == 0 ? 0 : std::max<int64_t>(0, step.positions[first_token] - (window_ - 1));
-      Unit unit{};
-      unit.seq = static_cast<int32_t>(seq);
-      unit.first_row = static_cast<int32_t>(tiles.first(tile));
-      unit.height = tiles.height(tile);
-      unit.first_chunk = static_cast<int32_t>(first_seen / kChunkTokens);
-      unit.last_chunk = step.positions[last_token] / kChunkTokens + 1;
-      unit.part = -1;
-      for (int64_t head = 0; head < num_kv_heads_; ++head) {
+    for (int64_t head = 0; head < num_kv_heads_; ++head) {
+      // The last rows see most: they come first, so that no thread begins them when others are
+      // done.
+      for (int64_t tile = tiles.count() - 1; tile >= 0; --tile) {
+        const int64_t first_token = step.row_starts[seq] + tiles.first(tile) / heads_of_one_;
+        const int64_t last_token =
+            step.row_starts[seq] + (tiles.first(tile + 1) - 1) / heads_of_one_;
+        const int64_t first_seen =
+            window_ == 0 ? 0 : std::max<int64_t>(0, step.positions[first_token] - (window_ - 1));
+        Unit unit{};
+        unit.seq = static_cast<int32_t>(seq);
         unit.kv_head = static_cast<int32_t>(head);
+        unit.first_row = static_cast<int32_t>(tiles.first(tile));
+        unit.height = tiles.height(tile);
+        unit.first_chunk = static_cast<int32_t>(first_seen / kChunkTokens);
+        unit.last_chunk = step.positions[last_token] / kChunkTokens + 1;
+        unit.part = -1;
         units_.push_back(unit);
       }
     }
@@ -204,9 +209,12 @@ void Attend::attend_chunk(const AttentionPlan::Unit& unit, const Rows& rows, int
   const uint8_t* values[kChunkPages] = {};
   const PageTable& table = step_->tables[plan_.group()];
   const int32_t* pages = table.pages + unit.seq * table.width + chunk * kChunkPages;
+  const uint8_t* const first_page = pool_.keys(0, layer_, unit.kv_head);
+  const int64_t bytes_of_page = pool_.page_bytes();
+  const int64_t to_values = pool_.num_kv_heads * pool_.head_bytes();
   for (int page = start / kPageTokens; page * kPageTokens < end; ++page) {
-    keys[page] = pool_.keys(pages[page], layer_, unit.kv_head);
-    values[page] = pool_.values(pages[page], layer_, unit.kv_head);
+    keys[page] = first_page + pages[page] * bytes_of_page;
+    values[page] = keys[page] + to_values;
   }
   ChunkTask task{};
   task.queries = rows.queries;

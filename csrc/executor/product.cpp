@@ -77,11 +77,40 @@ void Product::run(int64_t begin, int64_t end, int thread) {
   }
 }
 
+// Few tiles of rows: each panel goes through all of them while the next one is fetched. The rows'
+// operand is small enough to stay near.
+void Product::run_few_tiles(int64_t first_panel, int64_t num_panels, float* scratch) const {
+  const int64_t bytes = panel_bytes(weights_.format, weights_.depth);
+  const int64_t num_tiles = tiles_.count();
+  PanelsTask task{};
+  task.num_panels = 1;
+  task.depth = weights_.depth;
+  task.out_stride = num_panels * kPanelColumns;
+  task.num_shares = num_tiles;
+  for (int64_t panel = 0; panel < num_panels; ++panel) {
+    task.panels = weights_.panels + (first_panel + panel) * bytes;
+    for (int64_t tile = 0; tile < num_tiles; ++tile) {
+      task.rows = operand_.tile(tiles_, tile);
+      task.out = scratch + tile * kTileFloats + panel * kPanelColumns;
+      task.soon = task.panels + bytes + tile * bytes / num_tiles;
+      multiply_(task);
+    }
+  }
+  for (int64_t tile = 0; tile < num_tiles; ++tile) {
+    finish_tile(tile, first_panel, num_panels, scratch + tile * kTileFloats, task.out_stride,
+                scratch + kFewTiles * kTileFloats);
+  }
+}
+
 void Product::run_block(int64_t first_tile, int64_t last_tile, int64_t first_panel,
                         int64_t last_panel, int thread) const {
   float* scratch = scratch_ + thread * kScratchFloats;
   const int64_t num_panels = last_panel - first_panel;
   const int64_t stride = num_panels * kPanelColumns;
+  if (tiles_.count() > 1 && tiles_.count() <= kFewTiles && !is_unpacked()) {
+    run_few_tiles(first_panel, num_panels, scratch);
+    return;
+  }
   const bool is_direct = finish_.kind == Finish::kStore && weights_.bias == nullptr;
   PanelsTask task{};
   task.panels = weights_.panels + first_panel * panel_bytes(weights_.format, weights_.depth);
@@ -108,7 +137,7 @@ void Product::run_block(int64_t first_tile, int64_t last_tile, int64_t first_pan
     task.out = scratch;
     task.out_stride = stride;
     multiply(task);
-    finish_tile(tile, first_panel, num_panels, scratch, stride, scratch + kScratchFloats / 2);
+    finish_tile(tile, first_panel, num_panels, scratch, stride, scratch + kFewTiles * kTileFloats);
   }
 }
 

@@ -40,7 +40,9 @@ struct Unpacked {
 class Product final : public Call {
  public:
   // What a thread needs, whatever the product.
-  static constexpr int64_t kScratchFloats = kMaxTileRows * 16 * kPanelColumns * 2;
+  static constexpr int64_t kFewTiles = 4;
+  static constexpr int64_t kTileFloats = kMaxTileRows * 16 * kPanelColumns;
+  static constexpr int64_t kScratchFloats = (kFewTiles + 1) * kTileFloats;
   // Bytes that a thread needs besides, to unpack a block of columns.
   static int64_t unpacked_bytes(Format format, int64_t depth);
 
@@ -53,6 +55,7 @@ class Product final : public Call {
 
  private:
   bool is_unpacked() const;
+  void run_few_tiles(int64_t first_panel, int64_t num_panels, float* scratch) const;
   void run_block(int64_t first_tile, int64_t last_tile, int64_t first_panel, int64_t last_panel,
                  int thread) const;
   void finish_tile(int64_t tile, int64_t first_panel, int64_t num_panels, float* results,

@@ -54,6 +54,8 @@ struct RowBlock {
   int64_t depth;
   float* out;
   int64_t out_stride;
+  const uint8_t* soon;  // what is prefetched at the beginning of the panel,
+  int64_t soon_step;    // and how much further it is after 256 bytes of the panel
 };
 
 // kRows rows times the pair of vectors `pair`, along the whole depth. Between two groups results
@@ -75,10 +77,14 @@ inline void multiply_pair(const RowBlock& block, int pair) {
   const int64_t num_groups = block.depth / Format::kDepth;
   const int8_t* values = block.values;
   const uint8_t* group = block.panel;
+  const uint8_t* soon = block.soon;
+  constexpr int kTurnBytes = kUnroll * Format::kStep;
+  const int64_t soon_step = block.soon_step * kTurnBytes / 256;
   for (int64_t g = 0; g < num_groups; ++g) {
     typename Dot::Sums sums[kChains][kRows][2];
     const int32_t* corrections = block.corrections + g * block.height;
-    __builtin_prefetch(group + Format::kAhead);
+    __builtin_prefetch(soon);
+    if (block.soon_step == 256) soon += kPanelColumns * 2;
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       sums[0][r][0] = sums[0][r][1] = Dot::start(corrections[r]);
@@ -96,8 +102,8 @@ inline void multiply_pair(const RowBlock& block, int pair) {
         const uint8_t* four = fours + u * Format::kStep;
         const typename Dot::Weights first = Format::first(four);
         const typename Dot::Weights second = Format::second(four);
-        __builtin_prefetch(four + Format::kAhead);
-        if constexpr (Format::kStep > 64) __builtin_prefetch(four + Format::kAhead + 64);
+        __builtin_prefetch(soon + u * Format::kStep);
+        if constexpr (Format::kStep > 64) __builtin_prefetch(soon + u * Format::kStep + 64);
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
           const typename Dot::Four row = Dot::four(values + r * 4);
@@ -106,7 +112,8 @@ inline void multiply_pair(const RowBlock& block, int pair) {
         }
         values += block.height * 4;
       }
-      fours += kUnroll * Format::kStep;
+      fours += kTurnBytes;
+      soon += soon_step;
     }
     if (g + 1 == num_groups) {
       to = block.out + pair * kLanes;
@@ -145,21 +152,30 @@ inline void multiply_pairs(int rows, const RowBlock& block) {
   for (int pair = 0; pair < kVectorPairs; ++pair) multiply_pair<Format, kRows>(block, pair);
 }
 
+// In whole cache lines, of four that a turn covers.
+inline int64_t soon_step_of(const PanelsTask& task) {
+  if (task.soon == nullptr) return 256;
+  return task.num_shares <= 1 ? 256 : task.num_shares <= 3 ? 128 : 64;
+}
+
 template <typename Format>
 void multiply_panels(const PanelsTask& task) {
   const OperandTile& tile = task.rows;
   const int64_t bytes = task.depth / Format::kDepth * kGroupBytes<Format>;
   for (int64_t index = 0; index < task.num_panels; ++index) {
+    const uint8_t* panel = task.panels + index * bytes;
     for (int row = 0; row < tile.height; row += Format::kMaxRows) {
       const int left = tile.height - row;
       const RowBlock block{static_cast<const int8_t*>(tile.values) + row * 4,
                            tile.scales + row,
                            Format::corrections(tile) + row,
                            tile.height,
-                           task.panels + index * bytes,
+                           panel,
                            task.depth,
                            task.out + row * task.out_stride + index * kPanelColumns,
-                           task.out_stride};
+                           task.out_stride,
+                           task.soon == nullptr ? panel + Format::kAhead : task.soon,
+                           soon_step_of(task)};
       multiply_pairs<Format, Format::kMaxRows>(left < Format::kMaxRows ? left : Format::kMaxRows,
                                                block);
     }

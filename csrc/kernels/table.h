@@ -59,6 +59,10 @@ struct PanelsTask {
   int64_t depth;       // padded
   float* out;          // (height, num_panels * 32)
   int64_t out_stride;  // in floats
+  // What to fetch meanwhile, with one panel: a share of the memory that is read next. Null: what
+  // stands a little ahead in the same panels.
+  const uint8_t* soon;
+  int64_t num_shares;  // tiles that fetch a share each
 };
 
 // Queries of one KV head against one chunk of keys and values in pages. Row r sees the chunk's
