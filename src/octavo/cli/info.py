@@ -130,7 +130,7 @@ def _model_rows(facts: ModelFacts) -> Rows:
         ("parameters", count_text(facts.parameters)),
         ("stored", stored or "no weights here"),
         ("in memory", f"{bytes_text(facts.weight_bytes)} ({facts.weight_format})"),
-        ("KV", f"{bytes_text(facts.kv_bytes_a_token)} a token ({facts.weight_format})"),
+        ("KV", f"{bytes_text(facts.kv_bytes_a_token)} a token ({facts.kv_format})"),
         ("KV groups", "; ".join(_group_text(group) for group in facts.kv_groups)),
         ("end tokens", ends or "none"),
         ("tokeniser", "yes" if facts.has_tokenizer else "no"),
@@ -158,7 +158,9 @@ def _model_json(facts: ModelFacts) -> dict[str, Any]:
         "vocab_size": spec.vocab_size,
         "parameters": facts.parameters,
         "stored_bytes": facts.stored_bytes,
+        "weight_format": facts.weight_format,
         "weight_bytes": facts.weight_bytes,
+        "kv_format": facts.kv_format,
         "kv_bytes_a_token": facts.kv_bytes_a_token,
         "kv_groups": [
             {"window": group.window, "layers": list(group.layers)} for group in facts.kv_groups

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,7 +13,7 @@ from octavo.models.generation import GenerationConfig
 from octavo.models.registry import build
 from octavo.models.spec import ModelSpec
 from octavo.runtime.model_text import ModelText
-from octavo.weights.shards import INDEX_FILE, SINGLE_FILE, open_folder
+from octavo.weights.shards import stored_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ class ModelFacts:
             weight_format=config.weight_format,
             kv_groups=program.kv_groups(),
             kv_format=config.kv_format,
-            stored_bytes=_stored_bytes(folder),
+            stored_bytes=stored_bytes(folder),
             has_tokenizer=text.tokenizer is not None,
             has_chat_template=text.tokenizer is not None and bool(text.template.names),
         )
@@ -73,12 +72,3 @@ class ModelFacts:
     @property
     def kv_bytes_a_token(self) -> int:
         return self.kv_bytes_a_page // PAGE_SIZE
-
-
-def _stored_bytes(folder: Path) -> dict[str, int]:
-    if not any((folder / name).exists() for name in (SINGLE_FILE, INDEX_FILE)):
-        return {}
-    formats: Counter[str] = Counter()
-    for stored in open_folder(folder).values():
-        formats[stored.info.dtype] += stored.info.num_bytes
-    return dict(formats)

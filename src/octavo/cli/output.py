@@ -108,6 +108,11 @@ def bytes_text(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def formats_text(weights: str, kv: str) -> str:
+    """The formats of an engine for people."""
+    return f"{weights} weights, {kv} keys and values"
+
+
 def count_text(count: float) -> str:
     """A large number for people: 1.2 billion."""
     for word, size in (("billion", 1e9), ("million", 1e6), ("thousand", 1e3)):

@@ -71,9 +71,11 @@ class Plan:
     users: int
     memory_bytes: int
     usable_bytes: int
+    weight_format: str
     weight_bytes: int
     workspace_bytes: int
     """An estimate."""
+    kv_format: str
     kv_bytes_a_token: int
     kv_bytes: int
     """For all users at full length."""
@@ -108,8 +110,10 @@ def make_plan(facts: ModelFacts, config: EngineConfig, *, users: int, memory_byt
         users=users,
         memory_bytes=memory_bytes,
         usable_bytes=usable,
+        weight_format=facts.weight_format,
         weight_bytes=facts.weight_bytes,
         workspace_bytes=fixed + users * each,
+        kv_format=facts.kv_format,
         kv_bytes_a_token=facts.kv_bytes_a_token,
         kv_bytes=num_pages * page,
         total_bytes=total,
@@ -120,7 +124,7 @@ def make_plan(facts: ModelFacts, config: EngineConfig, *, users: int, memory_byt
         longest_context=min(facts.context, pages_of_room // users * PAGE_SIZE),
         advice=(),
     )
-    return _with_advice(result, config.max_num_batched_tokens)
+    return _with_advice(result, config)
 
 
 def activation_bytes(facts: ModelFacts, config: EngineConfig) -> int:
@@ -136,9 +140,11 @@ def logits_bytes(facts: ModelFacts) -> int:
     return LOGITS_COPIES * facts.spec.vocab_size * FLOAT_BYTES
 
 
-def _with_advice(plan: Plan, step_tokens: int) -> Plan:
+def _with_advice(plan: Plan, config: EngineConfig) -> Plan:
     flags = f"--max-model-len {plan.context} --max-num-seqs {plan.users}"
-    if plan.users > step_tokens:
+    for name, value in (("weights", config.weights), ("kv", config.kv)):
+        flags += "" if value is None else f" --{name} {value}"
+    if plan.users > config.max_num_batched_tokens:
         flags += f" --max-num-batched-tokens {plan.users}"
     advice = []
     if plan.fits_by_default:
@@ -169,11 +175,11 @@ def _print(plan: Plan) -> None:
             f"{bytes_text(plan.memory_bytes)} available, {USABLE:.0%} of it is used:"
             f" {bytes_text(plan.usable_bytes)}",
         ),
-        ("weights", f"{bytes_text(plan.weight_bytes)} (f32)"),
+        ("weights", f"{bytes_text(plan.weight_bytes)} ({plan.weight_format})"),
         (
             "KV",
             f"{bytes_text(plan.kv_bytes)} for {plan.users} x {plan.context} tokens"
-            f" of {bytes_text(plan.kv_bytes_a_token)} (f32)",
+            f" of {bytes_text(plan.kv_bytes_a_token)} ({plan.kv_format})",
         ),
         ("workspace", f"about {bytes_text(plan.workspace_bytes)}"),
         ("total", bytes_text(plan.total_bytes)),

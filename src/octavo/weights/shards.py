@@ -8,6 +8,7 @@ wants is the business of ``checkpoint``.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,20 @@ def open_folder(folder: Path) -> dict[str, StoredTensor]:
     if os.path.lexists(index):
         return _open_shards(folder, read_index(index))
     raise _no_safetensors(folder)
+
+
+def stored_bytes(folder: Path) -> dict[str, int]:
+    """Bytes of a folder's tensors by type, as in ``BF16``; empty where there are no safetensors.
+
+    Raises:
+        ModelError: as :func:`open_folder`, where there is something to open.
+    """
+    if not any(os.path.lexists(folder / name) for name in (SINGLE_FILE, INDEX_FILE)):
+        return {}
+    counts: Counter[str] = Counter()
+    for stored in open_folder(folder).values():
+        counts[stored.info.dtype] += stored.info.num_bytes
+    return dict(counts)
 
 
 def read_index(path: Path) -> dict[str, str]:

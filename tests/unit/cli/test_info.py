@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from octavo import LLM
+from octavo.core.config import EngineConfig
+from octavo.engine.load import load_engine
 from tests.command_line import CommandLine
 from tests.tiny import write_tiny_model
 
@@ -17,11 +21,40 @@ def test_a_models_facts_are_those_of_the_loaded_model(octavo: CommandLine, model
         assert facts["context"] == llm.max_model_len
     for name in ("architecture", "num_layers", "num_heads", "num_kv_heads", "vocab_size"):
         assert facts[name] == getattr(spec, name)
-    assert facts["stored_bytes"] == {"F32": facts["weight_bytes"]}
-    assert facts["weight_bytes"] == 4 * facts["parameters"]
+    assert facts["stored_bytes"] == {"F32": 4 * facts["parameters"]}
     assert facts["end_token_ids"] == [256]
     assert facts["has_chat_template"] is True
     assert facts["kv_groups"] == [{"window": None, "layers": [0, 1]}]
+
+
+@pytest.mark.parametrize(
+    ("words", "formats"),
+    [
+        ((), ("w8", "bf16")),
+        (("--weights", "f32"), ("f32", "f32")),
+        (("--weights", "bf16", "--kv", "int8"), ("bf16", "int8")),
+        (("--weights", "w4"), ("w4", "bf16")),
+        (("--backend", "reference"), ("f32", "f32")),
+    ],
+)
+def test_formats_and_their_bytes_are_those_of_the_loaded_model(
+    octavo: CommandLine, model: Path, words: tuple[str, ...], formats: tuple[str, str]
+) -> None:
+    facts = json.loads(octavo("info", model, "--json", *words).out)["model"]
+    assert (facts["weight_format"], facts["kv_format"]) == formats
+    options = {
+        name.removeprefix("--"): value for name, value in zip(words[::2], words[1::2], strict=True)
+    }
+    executable = load_engine(model, EngineConfig(**options, num_pages=40)).executable
+    # Before loading, a table of tokens is counted in whole panels of 32 rows.
+    assert 0 <= facts["weight_bytes"] - executable.weight_bytes < 32 * 32 * 4
+    assert facts["kv_bytes_a_token"] == executable.page(0, 0).nbytes // 16
+    if "reference" in words:
+        assert facts["weight_bytes"] == executable.weight_bytes == 4 * facts["parameters"]
+    table = octavo("info", model, *words).out
+    memory, kv = (line for line in table.splitlines() if line.startswith(("in memory", "KV  ")))
+    assert memory.endswith(f"({formats[0]})")
+    assert kv.endswith(f" a token ({formats[1]})")
 
 
 def test_a_model_without_a_tokeniser_and_with_a_window(octavo: CommandLine) -> None:

@@ -24,11 +24,35 @@ def facts(model: Path) -> ModelFacts:
 
 
 def test_the_formula(facts: ModelFacts) -> None:
-    # 2 layers, 2 heads of keys and values, 8 numbers each, keys and values, four bytes a number
-    assert facts.kv_bytes_a_token == 2 * 2 * 2 * 8 * 4
+    # 2 layers, 2 heads of keys and values, 8 numbers each, keys and values, two bytes a number
+    assert facts.kv_bytes_a_token == 2 * 2 * 2 * 8 * 2
     plan = make_plan(facts, CONFIG, users=3, memory_bytes=2**30)
-    assert plan.kv_bytes == (3 * 512 + 16) * 256
+    assert plan.kv_bytes == (3 * 512 + 16) * 128
     assert plan.total_bytes == plan.weight_bytes + plan.workspace_bytes + plan.kv_bytes
+
+
+@pytest.mark.parametrize(
+    ("formats", "kv_bytes"),
+    [
+        ({"weights": "f32"}, 4 * 8),
+        ({"weights": "w8", "kv": "int8"}, 8 + 4),  # and a scale of four bytes
+        ({"weights": "w4", "kv": "bf16"}, 2 * 8),
+    ],
+)
+def test_the_formats_that_are_asked_for(
+    octavo: CommandLine, model: Path, formats: dict[str, str], kv_bytes: int
+) -> None:
+    words = [word for name, value in formats.items() for word in (f"--{name}", value)]
+    told = json.loads(octavo("plan", model, *words, "--memory", "1GiB", "--json").out)
+    config = EngineConfig(**formats)
+    assert told["weight_bytes"] == ModelFacts.read(model, config).weight_bytes
+    assert (told["weight_format"], told["kv_format"]) == (config.weight_format, config.kv_format)
+    assert told["kv_bytes_a_token"] == 2 * 2 * 2 * kv_bytes
+    assert told["advice"][0].endswith(f"--max-num-seqs 1 {' '.join(words)}")
+    lines = octavo("plan", model, *words, "--memory", "1GiB").out.splitlines()
+    weights, kv = (line for line in lines if line.startswith(("weights", "KV")))
+    assert weights.endswith(f"({config.weight_format})")
+    assert kv.endswith(f"({config.kv_format})")
 
 
 def test_what_fits_by_default_is_what_the_engine_takes(facts: ModelFacts) -> None:
@@ -37,7 +61,7 @@ def test_what_fits_by_default_is_what_the_engine_takes(facts: ModelFacts) -> Non
             plan = make_plan(facts, CONFIG, users=users, memory_bytes=memory_bytes)
             taken = num_pages_that_fit(
                 facts.kv_groups,
-                kv_format="f32",
+                kv_format=facts.kv_format,
                 weight_bytes=facts.weight_bytes,
                 max_num_seqs=users,
                 max_model_len=512,
@@ -57,7 +81,7 @@ def test_the_most_users_and_the_longest_context_fit_and_one_more_does_not(
         assert make_plan(facts, CONFIG, users=users, memory_bytes=memory_bytes).fits is fits
     assert 0 < plan.longest_context < 512
     for context, fits in ((plan.longest_context, True), (plan.longest_context + 1, False)):
-        other = ModelFacts.read(model, context)
+        other = ModelFacts.read(model, EngineConfig(max_model_len=context))
         assert make_plan(other, CONFIG, users=1000, memory_bytes=memory_bytes).fits is fits
 
 
