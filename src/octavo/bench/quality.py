@@ -1,15 +1,16 @@
-"""What weight and KV formats cost in quality: each beside f32, on the tokens of a real text.
+"""What weight and KV formats cost in quality: each beside f32/f32, on the tokens of a real text.
 
-The baseline is always f32. Formats take turns beside it, so that two executables are in memory at
-once at the most, and the baseline computes the text again for each of them: its logits would take
-0.6 MB a token at a vocabulary of 150,000, and all formats at once the memory of all of them, on
-machines where f32 may hardly fit. The price is less than twice the time.
+The baseline has f32 weights and f32 keys and values. Formats take turns beside it, so that two
+executables are in memory at once at the most, and the baseline computes the text again for each of
+them: its logits would take 0.6 MB a token at a vocabulary of 150,000, and all formats at once the
+memory of all of them, on machines where f32 may hardly fit. The price is that most of the time goes
+into f32.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from octavo.backends.base import F32, HEAD_BLOCK, I32
 from octavo.bench.divergence import F64, Comparison, compare, losses
 from octavo.bench.window_logits import WindowReader, blocks_of
 from octavo.bench.windows import Reading, plan_reading, read_text, split_documents
-from octavo.core.config import EngineConfig
+from octavo.core.config import EngineConfig, KvName, WeightsName
 from octavo.core.errors import ConfigError, ModelError, RequestFailed
 from octavo.core.kv_layout import PAGE_SIZE, pages_for
 from octavo.engine.load import LoadedEngine, load_engine
@@ -36,19 +37,17 @@ cores, a minute."""
 
 
 class Format(msgspec.Struct, frozen=True):
-    """How weights, and keys and values, are kept: ``w8``, or ``w8/int8``."""
+    """How weights, and keys and values, are kept, as EngineConfig names it."""
 
-    weights: str
-    """As EngineConfig names it."""
-    kv: str | None = None
-    """None: the engine's default."""
+    weights: WeightsName
+    kv: KvName
 
     @classmethod
     def parse(cls, text: str) -> Format:
-        """From what a user wrote; EngineConfig knows which formats there are.
+        """From what a user wrote: ``w8/int8``, or ``w8`` with the pages that go with it.
 
         Raises:
-            ConfigError: it is not of that form.
+            ConfigError: it is not of that form, or there is no such format.
         """
         weights, slash, kv = text.partition("/")
         if not weights or (slash and not kv):
@@ -56,25 +55,28 @@ class Format(msgspec.Struct, frozen=True):
                 f"not a format: {text!r}",
                 hint="name a weight format, or a weight and a KV format as in w8/int8",
             )
-        return cls(weights, kv or None)
+        config = EngineConfig.from_options({"weights": weights, "kv": kv or None})
+        return cls(config.weight_format, config.kv_format)
 
     @property
     def name(self) -> str:
-        return self.weights if self.kv is None else f"{self.weights}/{self.kv}"
+        return f"{self.weights}/{self.kv}"
 
     def options(self, others: dict[str, Any]) -> dict[str, Any]:
         """Of EngineConfig."""
-        kv = {} if self.kv is None else {"kv": self.kv}
-        return {**others, "weights": self.weights, **kv}
+        return {**others, "weights": self.weights, "kv": self.kv}
 
 
 BASELINE = Format("f32", "f32")
-
-
-def all_formats(weights: Sequence[str], kv: Sequence[str]) -> tuple[Format, ...]:
-    """The baseline, each other weight format, and each other KV format below f32 weights."""
-    others = [Format(name) for name in weights if name != BASELINE.weights]
-    return (BASELINE, *others, *(Format("f32", name) for name in kv if name != "f32"))
+DEFAULT_FORMATS = (
+    BASELINE,
+    Format("f32", "bf16"),  # what the pages cost alone
+    Format("bf16", "bf16"),
+    Format("w8", "bf16"),
+    Format("w8", "int8"),
+    Format("w4", "bf16"),
+)
+"""Every weight format with the pages that are the default, and the default with smaller ones."""
 
 
 class QualityJob(msgspec.Struct, frozen=True, tag=True, kw_only=True):

@@ -13,19 +13,18 @@ from cyclopts import Parameter
 
 from octavo.bench.quality import (
     BASELINE,
+    DEFAULT_FORMATS,
     LIMIT_TOKENS,
     Format,
     QualityJob,
     QualityRow,
     QualityState,
-    all_formats,
 )
 from octavo.bench.windows import read_text, split_documents
 from octavo.bench.worker import run_in_worker
 from octavo.cli.bench_tables import quality_notes, quality_table
 from octavo.cli.exit_codes import ExitCode
 from octavo.cli.output import console, print_json
-from octavo.cli.settings import ENGINE
 from octavo.core.config import BackendName, EngineConfig
 from octavo.core.errors import ConfigError
 from octavo.models.builtin import BUILTIN
@@ -45,15 +44,16 @@ def quality(
 ) -> int:
     """Measure what weight and KV formats cost: perplexity, agreement and KL against f32, memory.
 
-    A row for each model and format. Perplexity is that of a token; bits per character also compare
+    A row for each model and format, named weights/KV; the first is f32/f32, which the others are
+    compared with. Perplexity is that of a token; bits per character also compare
     models with different tokenisers. Agreement is how often the likeliest token is that of f32,
     and KL (in nats, of f32 from the format) how far the whole distributions are apart.
 
     Args:
         models: model folders, or owner/name on the hub; by default the built-in one.
         text: a file in UTF-8.
-        formats: besides f32, as in --formats w8 w8/int8 (weights, or weights and KV); by default
-            all that the backend has.
+        formats: besides f32/f32, as in --formats w4 w8/int8 (weights, or weights and KV); by
+            default f32/bf16, bf16/bf16, w8/bf16, w8/int8 and w4/bf16.
         separator: between documents; by default the file is one. Each document is read from its
             own beginning.
         context: tokens that are read together at the most; longer documents are cut into windows.
@@ -113,17 +113,14 @@ def _measure(job: QualityJob) -> list[QualityRow]:
 
 
 def _formats(names: Sequence[str] | None, options: dict[str, Any]) -> tuple[Format, ...]:
-    """What the user named, or all formats that the engine takes with these options."""
+    """What the user named, or those formats of the usual ones that the backend has."""
     EngineConfig.from_options(BASELINE.options(options))
     if names is not None:
         formats = tuple(dict.fromkeys(map(Format.parse, names)))
         for one in formats:
             EngineConfig.from_options(one.options(options))
         return formats
-    choices = {setting.name: setting.choices for setting in ENGINE}
-    return tuple(
-        one for one in all_formats(choices["weights"], choices.get("kv", ())) if _fits(one, options)
-    )
+    return tuple(one for one in DEFAULT_FORMATS if _fits(one, options))
 
 
 def _fits(one: Format, options: dict[str, Any]) -> bool:

@@ -51,7 +51,7 @@ def test_rows_have_the_form_of_the_peers(tmp_path: Path) -> None:
     for sample in samples:
         row = json.loads(json.dumps(sample.row()))
         assert list(row) == ["engine", "shape", "format", "metric", "value", "others", "at"]
-        assert (row["engine"], row["shape"], row["format"]) == ("octavo", "nothing", "f32")
+        assert (row["engine"], row["shape"], row["format"]) == ("octavo", "nothing", "w8/bf16")
         assert row["value"] > 0
         assert 0 <= row["others"] <= 1
         assert abs(row["at"] - time.time()) < 3600

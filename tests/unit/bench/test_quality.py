@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import math
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,18 +18,18 @@ from safetensors.numpy import load_file, save_file
 
 from octavo import LLM, SamplingParams
 from octavo.backends.base import HEAD_BLOCK, I32, Batch, Executable
+from octavo.backends.native import NativeBackend
 from octavo.bench.quality import (
     BASELINE,
-    DUMMY,
+    DEFAULT_FORMATS,
     Format,
     QualityJob,
     QualityRow,
-    all_formats,
     measure_quality,
 )
 from octavo.bench.window_logits import blocks_of
 from octavo.bench.windows import encode_document
-from octavo.core.config import EngineConfig
+from octavo.core.config import EngineConfig, KvName, WeightsName
 from octavo.core.errors import ConfigError, ModelError, RequestFailed
 from octavo.engine.load import LoadedEngine, load_engine
 from octavo.text.tokenizer import Tokenizer
@@ -37,25 +38,14 @@ from tests.small_model import END, write_small_model
 from tests.tiny import write_tiny_model
 
 TEXT = "The dog ran. 犬がいる, and so does the cat! "
-CANDIDATE = Format(DUMMY)
-"""A name that EngineConfig takes; what it stands for, ``loading`` says."""
+CANDIDATE = Format("w8", "f32")
+"""What ``loading`` loads for it, a test says."""
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_model(tmp_path_factory.mktemp("quality"))
-
-
-@pytest.fixture(scope="module")
-def perturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same model with other numbers in one tensor."""
-    other = write_small_model(tmp_path_factory.mktemp("perturbed"))
-    tensors = load_file(other / "model.safetensors")
-    name = "model.layers.1.mlp.down_proj.weight"
-    tensors[name] = np.float32(1.5) * tensors[name]
-    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
-    return other
 
 
 def job(folder: Path, path: Path, text: str = TEXT, **changes: Any) -> QualityJob:
@@ -74,10 +64,10 @@ def job(folder: Path, path: Path, text: str = TEXT, **changes: Any) -> QualityJo
 
 
 def loading(folder: Path) -> Callable[[Path, EngineConfig], LoadedEngine]:
-    """Loads this model where the candidate is asked for."""
+    """Loads this model, in f32, where the candidate is asked for."""
 
     def load(own: Path, config: EngineConfig) -> LoadedEngine:
-        if config.weights == DUMMY:
+        if config.weights == CANDIDATE.weights:
             return load_engine(folder, replace(config, weights="f32"))
         return load_engine(own, config)
 
@@ -94,7 +84,7 @@ def rows_of(job: QualityJob, load: Any = load_engine) -> list[QualityRow]:
 
 def engine_losses(folder: Path, windows: list[list[int]]) -> list[float]:
     """-logprob of every token but the first, as the engine gives it to users."""
-    with LLM(folder, num_threads=1) as llm:
+    with LLM(folder, num_threads=1, weights="f32") as llm:
         outputs = llm.generate(windows, SamplingParams(max_tokens=1, prompt_logprobs=0))
     found: list[float] = []
     for output in outputs:
@@ -147,26 +137,29 @@ def test_documents_with_a_bos_in_windows(folder: Path, tmp_path: Path) -> None:
 def test_a_model_beside_itself(folder: Path, tmp_path: Path) -> None:
     asked = job(folder, tmp_path / "text", TEXT * 3, formats=(CANDIDATE,), context=50)
     baseline, same = rows_of(asked, loading(folder))
-    assert (baseline.format, same.format) == ("f32", "dummy")
+    assert (baseline.format, same.format) == ("f32/f32", "w8/f32")
     assert (same.agreement, same.kl_mean, same.kl_p99, same.kl_max) == (1, 0, 0, 0)
     assert same.perplexity == baseline.perplexity
     assert [baseline] == rows_of(job(folder, tmp_path / "text", TEXT * 3, context=50))
 
 
-def test_a_perturbed_model_is_as_far_as_its_own_logits_say(
-    folder: Path, perturbed: Path, tmp_path: Path
+@pytest.mark.parametrize("one", DEFAULT_FORMATS[1:], ids=lambda one: one.name)
+def test_a_format_is_as_far_as_its_own_logits_say(
+    folder: Path, one: Format, tmp_path: Path
 ) -> None:
-    asked = job(folder, tmp_path / "text", TEXT * 3, formats=(CANDIDATE,))
-    baseline, other = rows_of(asked, loading(perturbed))
+    baseline, other = rows_of(job(folder, tmp_path / "text", TEXT * 3, formats=(one,)))
+    assert (baseline.format, other.format) == ("f32/f32", one.name)
     token_ids = encoded(folder, TEXT * 3)
-    p, q = (distributions(TinyRun(one), token_ids) for one in (folder, perturbed))
+    backend = NativeBackend(1, weights=one.weights, kv=one.kv)
+    runs = TinyRun(folder), TinyRun(folder, backend=backend)
+    p, q = (distributions(run, token_ids) for run in runs)
     kl = sorted((p * np.log(p / q)).sum(axis=1).tolist())
     assert len(kl) == other.tokens == len(token_ids) - 1
     assert other.kl_mean == pytest.approx(math.fsum(kl) / len(kl), rel=1e-9)
     assert other.kl_max == pytest.approx(kl[-1], rel=1e-9)
     assert other.kl_p99 == pytest.approx(kl[math.ceil(0.99 * len(kl)) - 1], rel=1e-9)
     assert 0 < other.kl_mean < other.kl_p99 < other.kl_max
-    assert other.agreement == (p.argmax(axis=1) == q.argmax(axis=1)).mean() < 1
+    assert other.agreement == (p.argmax(axis=1) == q.argmax(axis=1)).mean()
     next_ids = np.array(token_ids[1:])
     for row, model in ((baseline, p), (other, q)):
         mean = -np.log(model[np.arange(len(next_ids)), next_ids]).mean()
@@ -178,23 +171,35 @@ def distributions(run: TinyRun, token_ids: list[int]) -> np.ndarray:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
-def test_random_weights_know_nothing(folder: Path, tmp_path: Path) -> None:
-    """The path of a second format through the engine's own loader."""
-    _, random = rows_of(job(folder, tmp_path / "text", formats=(CANDIDATE,)))
-    assert random.kl_mean is not None
-    assert random.kl_mean > 0.01
-    assert random.agreement is not None
-    assert random.agreement < 0.5
+def test_fewer_bits_are_farther_and_take_less_memory(tmp_path: Path) -> None:
+    """No width of this model is padded."""
+    folder = write_small_model(tmp_path / "model", hidden_size=128, intermediate_size=256)
+    rows = rows_of(job(folder, tmp_path / "text", TEXT * 3, formats=DEFAULT_FORMATS))
+    assert [row.format for row in rows] == [one.name for one in DEFAULT_FORMATS]
+    of = {row.format: row for row in rows}
+    order = [of[name] for name in ("f32/f32", "bf16/bf16", "w8/bf16", "w4/bf16")]
+    for wide, narrow in itertools.pairwise(order):
+        assert wide.weight_bytes > narrow.weight_bytes
+        assert (wide.kl_mean or 0.0) < narrow.kl_mean
+    assert of["w8/int8"].weight_bytes == of["w8/bf16"].weight_bytes
+    config = json.loads((folder / "config.json").read_text())
+    head_dim = config["hidden_size"] // config["num_attention_heads"]
+    vectors = 2 * config["num_hidden_layers"] * config["num_key_value_heads"]
+    for row in rows:
+        kv = row.format.partition("/")[2]
+        bytes_of_vector = {"f32": 4 * head_dim, "bf16": 2 * head_dim, "int8": head_dim + 4}
+        assert row.kv_bytes_a_token == vectors * bytes_of_vector[kv]
 
 
 def test_memory_is_that_of_the_arrays(folder: Path, tmp_path: Path) -> None:
-    [row] = rows_of(job(folder, tmp_path / "text"))
+    """The reference backend keeps weights as they are; panels are padded."""
+    options = {"backend": "reference"}
+    [plain] = rows_of(job(folder, tmp_path / "text", options=options))
     tensors = load_file(folder / "model.safetensors")
-    assert row.weight_bytes == sum(tensor.nbytes for tensor in tensors.values())  # nothing tied
-    config = json.loads((folder / "config.json").read_text())
-    head_dim = config["hidden_size"] // config["num_attention_heads"]
-    values = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * head_dim
-    assert row.kv_bytes_a_token == 4 * values
+    assert plain.weight_bytes == sum(tensor.nbytes for tensor in tensors.values())  # nothing tied
+    [row] = rows_of(job(folder, tmp_path / "text"))
+    assert plain.weight_bytes < row.weight_bytes < 1.2 * plain.weight_bytes
+    assert (plain.perplexity, plain.format) == (row.perplexity, row.format)
 
 
 class CountingExecutable:
@@ -245,32 +250,50 @@ def test_logits_that_are_not_finite_are_told(folder: Path, tmp_path: Path) -> No
     tensors = load_file(broken / "model.safetensors")
     tensors["model.norm.weight"][:] = np.nan
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    asked = job(folder, tmp_path / "text", formats=(CANDIDATE,))
-    with pytest.raises(RequestFailed, match="format dummy: the logits are not finite") as caught:
-        rows_of(asked, loading(broken))
-    assert caught.value.hint
+    text = tmp_path / "text"
+    for asked, load, name in (
+        (job(folder, text, formats=(CANDIDATE,)), loading(broken), "w8/f32"),
+        (job(broken, text), load_engine, "f32/f32"),
+    ):
+        with pytest.raises(RequestFailed, match=f"format {name}: the logits are not") as caught:
+            rows_of(asked, load)
+        assert caught.value.hint
+
+
+def test_weights_that_a_format_cannot_hold_are_told(folder: Path, tmp_path: Path) -> None:
+    broken = write_small_model(tmp_path / "broken")
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = np.inf
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="up_proj"):
+        rows_of(job(broken, tmp_path / "text", formats=(Format("w8", "bf16"),)))
 
 
 def test_formats_are_read_as_they_are_shown() -> None:
-    for name, expected in (("w8", Format("w8")), ("w8/int8", Format("w8", "int8"))):
-        assert Format.parse(name) == expected
-        assert expected.name == name
+    for name, expected in (
+        ("w8", Format("w8", "bf16")),
+        ("w8/int8", Format("w8", "int8")),
+        ("f32", BASELINE),
+        ("f32/bf16", Format("f32", "bf16")),
+    ):
+        assert Format.parse(name) == Format.parse(expected.name) == expected
     assert Format("w8", "int8").options({"num_threads": 1}) == {
         "num_threads": 1,
         "weights": "w8",
         "kv": "int8",
     }
-    assert "kv" not in Format("w8").options({})
-    for name in ("", "/int8", "w8/", "dummy"):
+    for name in ("", "/int8", "w8/", "w9", "w8/int9", "w8/int8/"):
         with pytest.raises(ConfigError) as caught:
             Format.parse(name)
-        assert caught.value.hint
+        assert caught.value.hint or "must be one of" in caught.value.message
 
 
-def test_all_formats_are_each_weight_and_each_kv_format() -> None:
-    assert all_formats(("f32", "dummy"), ()) == (BASELINE,)
-    names = [one.name for one in all_formats(("f32", "dummy", "w8", "w4"), ("f32", "bf16", "int8"))]
-    assert names == ["f32", "w8", "w4", "f32/bf16", "f32/int8"]
+def test_the_default_formats_have_each_weight_and_each_kv_format() -> None:
+    assert DEFAULT_FORMATS[0] == BASELINE
+    assert {one.weights for one in DEFAULT_FORMATS} == set(get_args(WeightsName))
+    assert {one.kv for one in DEFAULT_FORMATS} == set(get_args(KvName))
+    config = EngineConfig()
+    assert Format(config.weight_format, config.kv_format) in DEFAULT_FORMATS
 
 
 def test_what_cannot_be_measured_is_told(folder: Path, tmp_path: Path) -> None:

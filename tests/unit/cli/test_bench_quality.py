@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from octavo.bench.quality import QualityRow
+from octavo.bench.quality import DEFAULT_FORMATS, QualityRow
 from octavo.cli.bench_tables import quality_notes, quality_table
 from octavo.cli.output import console
 from tests.command_line import CommandLine
@@ -32,11 +32,15 @@ def test_a_table(octavo: CommandLine, model: Path, text: Path) -> None:
     # The first character of a document is there to be read: this model has no BOS.
     counts = "26 tokens scored, 26 characters; documents: 2, windows of at most 512 tokens: 2."
     assert lines[-1] == f"{model.name}: {counts}"
-    [row] = [line.split() for line in lines if " f32 " in line and "as" not in line]
-    [figures] = json_rows(octavo, model, "--text", text, "--separator", "===")
-    assert row == [
-        model.name[: len(row[0])],
-        "f32",
+    rows = [line.split() for line in lines if line.count("/") == 1]
+    baseline, *others = rows
+    figures, *rest = json_rows(octavo, model, "--text", text, "--separator", "===")
+    assert [row[1] for row in others] == [one["format"] for one in rest]
+    assert [row[1] for row in rows] == [one.name for one in DEFAULT_FORMATS]
+    assert all(len(row) == len(baseline) + 4 for row in others)  # agreement and KL
+    assert baseline == [
+        model.name[: len(baseline[0])],
+        "f32/f32",
         f"{figures['perplexity']:.4g}",
         f"{figures['bits_per_character']:.4f}",
         f"{figures['weight_bytes'] / 2**20:.4g}",
@@ -56,18 +60,34 @@ def test_a_json_line_for_each_model(octavo: CommandLine, model: Path, text: Path
     assert [row["model"] for row in rows] == [model.name, "other"]
     for row in rows:
         assert set(row) == set(QualityRow.__struct_fields__)
-        assert (row["tokens"], row["format"], row["kl_mean"]) == (9, "f32", None)
+        assert (row["tokens"], row["format"], row["kl_mean"]) == (9, "f32/f32", None)
     assert rows[0]["perplexity"] != rows[1]["perplexity"]
 
 
+@pytest.mark.parametrize(
+    ("words", "formats"),
+    [
+        ((), [one.name for one in DEFAULT_FORMATS]),
+        (("--formats", "w4", "bf16/int8", "w4/bf16"), ["f32/f32", "w4/bf16", "bf16/int8"]),
+        (("--backend", "reference"), ["f32/f32"]),
+    ],
+)
+def test_a_row_for_each_format_that_there_is(
+    octavo: CommandLine, model: Path, text: Path, words: tuple[str, ...], formats: list[str]
+) -> None:
+    rows = json_rows(octavo, model, "--text", text, *words)
+    assert [row["format"] for row in rows] == formats
+    assert [row["kl_mean"] is None for row in rows] == [name == "f32/f32" for name in formats]
+
+
 def test_without_a_model_it_is_the_built_in_one(octavo: CommandLine, text: Path) -> None:
-    [row, *_] = json_rows(octavo, "--text", text)
+    [row] = json_rows(octavo, "--text", text, "--formats", "f32")
     assert row["model"] == "builtin"
 
 
 def test_models_of_one_name_are_told_apart(octavo: CommandLine, text: Path) -> None:
     folders = [write_small_model(octavo.folder / parent / "m", seed=0) for parent in "ab"]
-    rows = json_rows(octavo, *folders, "--text", text)
+    rows = json_rows(octavo, *folders, "--text", text, "--formats", "f32")
     assert [row["model"] for row in rows] == list(map(str, folders))
 
 
@@ -87,7 +107,12 @@ def test_mistakes_are_told_before_a_model_is_loaded(
         ((model, "--text", text, "--limit-tokens", -1), "limit_tokens must be at least 0"),
         ((model, "--text", text, "--context", 1), "a context of 1"),
         ((model, "--text", text, "--formats", "f33"), "did you mean 'f32'?"),
-        ((model, "--text", text, "--formats", "dummy"), "random weights have no quality"),
+        ((model, "--text", text, "--formats", "w8/int9"), "did you mean 'int8'?"),
+        ((model, "--text", text, "--formats", "w8/"), "not a format: 'w8/'"),
+        (
+            (model, "--text", text, "--formats", "w8", "--backend", "reference"),
+            "the reference backend has f32 only",
+        ),
         ((model, "--text", text, "--num-threads", 0), "num_threads must be"),
     ):
         ended = octavo("bench", "quality", *words)
@@ -99,7 +124,8 @@ def test_mistakes_are_told_before_a_model_is_loaded(
 
 def test_brackets_in_names_are_no_markup(octavo: CommandLine, text: Path) -> None:
     model = write_small_model(octavo.folder / "[red]m")
-    ended = octavo("bench", "quality", model, "--text", text.rename(octavo.folder / "[b]t"))
+    renamed = text.rename(octavo.folder / "[b]t")
+    ended = octavo("bench", "quality", model, "--text", renamed, "--formats", "f32")
     assert ended.status == 0
     assert ended.out.split()[0] == "[b]t"
     assert ended.out.count("[red]m") == 2  # in the table, and in the note below
@@ -110,16 +136,18 @@ def test_progress_is_shown_on_a_terminal_only(
 ) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    ended = octavo("bench", "quality", model, "--text", text, "--json")
-    assert "/37" in ended.err  # tokens
-    [line] = ended.out.splitlines()
-    assert json.loads(line)["tokens"] == 37
+    for formats, total in ((("f32",), 37), (("w8", "w4"), 74)):  # tokens, again for each format
+        words = ("--text", text, "--json", "--formats", *formats)
+        ended = octavo("bench", "quality", model, *words)
+        assert f"{total}/{total}" in ended.err
+        rows = [json.loads(line) for line in ended.out.splitlines()]
+        assert {row["tokens"] for row in rows} == {37}
 
 
 def row(**changes: object) -> QualityRow:
     fields = {
         "model": "a-model-with-quite-a-name",
-        "format": "w8/int8",
+        "format": "bf16/bf16",
         "context": 1024,
         "documents": 10,
         "windows": 12,
@@ -140,16 +168,16 @@ def row(**changes: object) -> QualityRow:
 def test_the_widest_row_fits_a_terminal(
     octavo: CommandLine, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    console().print(quality_table("text", [row(), row(format="f32", agreement=None)]))
+    console().print(quality_table("text", [row(), row(format="f32/f32", agreement=None)]))
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
-    for figure in ("w8/int8", "1,234", "1.2346", "98.8%", "1e-05", "0.0012", "12", "1,907", "24"):
+    for figure in ("bf16/bf16", "1,234", "1.2346", "98.8%", "1e-05", "0.0012", "12", "1,907", "24"):
         assert figure in out, out
     assert "…" not in out
 
 
 def test_bits_of_different_stretches_of_text_are_told() -> None:
-    same = [row(), row(format="f32"), row(model="other", characters=99_000)]
+    same = [row(), row(format="f32/f32"), row(model="other", characters=99_000)]
     assert len(quality_notes(same)) == 2
     notes = quality_notes([*same, row(model="third", characters=50_000)])
     assert len(notes) == 4
