@@ -59,12 +59,12 @@ struct RowBlock {
 };
 
 // kRows rows times the pair of vectors `pair`, along the whole depth. Between two groups results
-// rest in `partial`: registers hold integer sums, and few rows have several chains of them, as one
+// rest in `partial`: registers hold integer sums, and one row has several chains of them, as one
 // would wait for its own last addition.
 template <typename Format, int kRows>
 inline void multiply_pair(const RowBlock& block, int pair) {
   using Dot = typename Format::Dot;
-  constexpr int kChains = kRows == 1 && Format::kDepth == kGroup ? 4 : kRows <= 3 ? 2 : 1;
+  constexpr int kChains = kRows > 1 ? 1 : Format::kDepth == kGroup ? 4 : 2;
   constexpr int kUnroll = kChains == 4 ? 4 : 2;
   constexpr int kLanes = Dot::kLanes;
   constexpr int kScaleRepeat = kGroup / Format::kDepth;  // groups of weights a row scale is for
