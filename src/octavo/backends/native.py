@@ -185,6 +185,14 @@ class NativeExecutable:
         blocks = [logits.copy() for _, logits in self._logits(rows)]
         return np.concatenate([np.empty((0, self._vocab_size), np.float32), *blocks])
 
+    def profile(self, on: bool) -> None:
+        """Begin, or stop, to measure how long each kind of stage takes."""
+        self._forward.profile(on)
+
+    def seconds(self) -> dict[str, float]:
+        """By kind of stage, since profiling began; those of the head have a prefix."""
+        return self._forward.seconds()
+
     def page(self, group: int, page: int) -> NDArray[np.uint8]:
         """One page's bytes, a writable view."""
         view: NDArray[np.uint8] = self._pages[group][page]

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from octavo._native import instruction_sets
 from octavo.backends.native import NativeBackend
+from octavo.core.errors import ModelError
 from octavo.program.fuse import NO_FUSIONS, Fusions, Product, fuse
 from octavo.program.ir import Add, Glu, Linear
 from tests.architectures import CASES, Case
@@ -92,3 +94,85 @@ def test_fusions_are_made(tmp_path: Path) -> None:
     plain = [operation for _, operation in fuse(program, NO_FUSIONS).operations]
     assert sum(isinstance(operation, Product) for operation in plain) == 7 * layers + 1
     assert len(plain) == len(program.operations)
+
+
+FORMATS = [
+    *(("bf16", "bf16"), ("bf16", "int8")),
+    *(("w8", "f32"), ("w8", "bf16"), ("w8", "int8")),
+    *(("w4", "bf16"), ("w4", "int8")),
+]
+
+
+@pytest.mark.parametrize(("weights", "kv"), FORMATS)
+def test_parts_threads_and_fusions_change_no_bit(weights: str, kv: str, tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == "llama_two_chunks")
+    folder = case.write(tmp_path)
+    runs = [
+        TinyRun(folder, backend=NativeBackend(threads, weights=weights, kv=kv, fusions=fusions))
+        for threads, fusions in ((1, Fusions()), (2, Fusions()), (3, NO_FUSIONS))
+    ]
+    expected = runs[0].prompt_logits(case.prompt_ids())
+    for run in runs[1:]:
+        np.testing.assert_array_equal(run.prompt_logits(case.prompt_ids()), expected)
+    for run in runs:
+        sequences = run.sequences()
+        seq = sequences.add()
+        parts = [sequences.logits([(seq, part)])[0] for part in parts_of(case)]
+        np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+@pytest.mark.parametrize(("weights", "kv"), FORMATS)
+def test_packed_formats_stay_near_float32(weights: str, kv: str, tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == "qwen2")
+    folder = case.write(tmp_path)
+    exact = TinyRun(folder).prompt_logits(case.prompt_ids())
+    packed = TinyRun(folder, backend=NativeBackend(2, weights=weights, kv=kv))
+    error = np.abs(packed.prompt_logits(case.prompt_ids()) - exact)
+    limits = {"bf16": 0.02, "w8": 0.02, "w4": 0.3}
+    assert 0 < error.mean() / exact.std() < limits[weights]
+
+
+def test_weights_in_memory_are_those_announced(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == "llama_tied")
+    folder = case.write(tmp_path)
+    for weights in ("f32", "bf16", "w8", "w4"):
+        backend = NativeBackend(1, weights=weights, kv="bf16")
+        run = TinyRun(folder, backend=backend)
+        announced = backend.weight_bytes(run.program)
+        # A table of float32 rows is kept beside the head's panels; norms are not counted twice.
+        assert run.executable.weight_bytes >= announced > 0
+
+
+def test_a_damaged_checkpoint_names_its_tensor(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == "llama")
+    folder = case.write(tmp_path)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if "down_proj" in name)
+    tensors[name][3, 1] = np.nan
+    save_file(tensors, path)
+    with pytest.raises(ModelError, match=f"tensor '{name}' holds NaN or infinity"):
+        TinyRun(folder, backend=NativeBackend(1, weights="w8", kv="bf16"))
+
+
+def test_a_step_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """Nothing is written past the memory of the program."""
+    case = next(case for case in CASES if case.name == "llama")
+    run = TinyRun(case.write(tmp_path), num_pages=80, backend=NativeBackend(1))
+    sequences = run.sequences()
+    parts = [(sequences.add(), [1] * 100) for _ in range(6)]
+    with pytest.raises(ValueError, match="more than the program was compiled for"):
+        sequences.logits(parts)
+
+
+def test_profiles_tell_where_time_goes(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == "llama")
+    run = TinyRun(case.write(tmp_path), backend=NativeBackend(2))
+    run.executable.profile(True)
+    run.prompt_logits(case.prompt_ids())
+    seconds = run.executable.seconds()
+    assert {"rows", "product", "product and gate", "product and sum", "attention"} < set(seconds)
+    assert "head: product" in seconds
+    assert all(value > 0 for value in seconds.values())
+    run.executable.profile(False)
+    assert run.executable.seconds() == {}
