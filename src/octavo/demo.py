@@ -19,8 +19,9 @@ from octavo.bench.rung import RungJob, RungResult
 from octavo.bench.worker import run_in_worker
 from octavo.bench.workload import Workload
 from octavo.cli.exit_codes import ExitCode, exit_code_of
-from octavo.cli.output import has_colours, print_error
+from octavo.cli.output import formats_text, has_colours, print_error
 from octavo.cli.terminal import Screen
+from octavo.core.config import EngineConfig
 from octavo.models.builtin import BUILTIN
 from octavo.models.folder import resolve
 
@@ -124,6 +125,8 @@ def _show_all(name: str) -> int:
         screen.say("With another one: make demo MODEL=path/to/a/model")
     else:
         screen.say(f"Model: {name}")
+    config = EngineConfig()
+    screen.say(f"Computed with {formats_text(config.weight_format, config.kv_format)}.")
     with LLM(folder) as llm:
         show_story(llm, screen)
         equal = show_batch(llm, screen)

@@ -32,11 +32,13 @@ def test_the_ladder(model: Path, as_json: bool) -> None:
     done = bench("ladder", model, "--quick", "--num-threads", 1, *["--json"] * as_json)
     assert (done.returncode, done.stderr) == (0, "")
     if not as_json:
+        assert done.stdout.splitlines()[1].strip() == "w8 weights, bf16 keys and values"
         assert "All rungs gave equal answers" in done.stdout
         assert max(map(len, done.stdout.splitlines()[:10])) <= 80
         return
     result = json.loads(done.stdout)
     assert (result["model"], result["equal"], len(result["rungs"])) == ("small", True, 6)
+    assert (result["weights"], result["kv"]) == ("w8", "bf16")
     for before, rung in zip([result["rungs"][0], *result["rungs"]], result["rungs"], strict=False):
         factor = rung["tokens_per_s"] / before["tokens_per_s"]
         assert rung["factor_over_before"] == pytest.approx(factor, abs=0.001)

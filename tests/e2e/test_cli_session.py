@@ -170,6 +170,7 @@ def test_without_a_model_the_built_in_one_tells_a_story(
     terminal = Terminal(None, tmp_path)
     assert "built-in model" in terminal.greeting
     assert "octavo run MODEL" in terminal.greeting
+    assert "weights w8 (from bf16); --weights bf16 keeps" in terminal.greeting
     assert "a conversation" in terminal.greeting
     terminal.type("Tell me a story about a dog.\r")
     terminal.until(r"a dog\.\r\n", "[A-Za-z]")

@@ -30,6 +30,7 @@ def run(*words: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def check_story(text: str) -> None:
+    assert "Computed with w8 weights, bf16 keys and values." in text
     assert "Once upon a time there was a little" in text
     assert "tokens/s, the first one after" in text
     assert text.count("answers: equal") == 2

@@ -116,6 +116,8 @@ def batch(
         started_s = time.monotonic()
         if standing.num_left:
             loaded = load_model(source, tokenizer, engine)
+            if loaded.note is not None and not json:
+                _note(loaded.note)
             started_s = time.monotonic()
             show = sys.stderr.isatty() if progress is None else progress
             # Ctrl-C is told below, when the progress bar is gone.

@@ -39,7 +39,7 @@ from octavo.cli.bench_tables import (
     parts_table,
 )
 from octavo.cli.exit_codes import ExitCode
-from octavo.cli.output import console, print_error, print_json
+from octavo.cli.output import console, formats_text, print_error, print_json
 from octavo.cli.settings import EngineFlags, given
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
@@ -89,13 +89,15 @@ def ladder(
 
     with _subject(model, None) as subject:
         options = {"load_format": subject.load_format, "num_threads": num_threads}
-        EngineConfig.from_options(options)
+        config = EngineConfig.from_options(options)
         steps = climb(str(subject.folder), workload, measure=measure, options=options, repeat=runs)
     equal = all(step.is_equal for step in steps)
     if json:
         print_json(
             {
                 "model": subject.name,
+                "weights": config.weight_format,
+                "kv": config.kv_format,
                 "workload": msgspec.to_builtins(workload),
                 "repeat": runs,
                 "equal": equal,
@@ -104,7 +106,8 @@ def ladder(
         )
     else:
         out = console()
-        out.print(ladder_table(subject.name, steps))
+        formats = formats_text(config.weight_format, config.kv_format)
+        out.print(ladder_table(subject.name, formats, steps))
         for note in ladder_notes(steps):
             out.print(note, soft_wrap=True)
     if not equal:

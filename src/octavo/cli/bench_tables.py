@@ -18,11 +18,11 @@ from octavo.bench.quality import QualityRow
 from octavo.cli.output import visible
 
 
-def ladder_table(name: str, steps: Sequence[Step]) -> Table:
-    """A row a rung."""
+def ladder_table(name: str, formats: str, steps: Sequence[Step]) -> Table:
+    """A row a rung; ``formats`` says what all of them compute with."""
     first = steps[0].result
-    title = f"{name}: {len(first.answers)} requests, {first.new_tokens} new tokens"
-    table = _table(title, "\nrung")
+    work = f"{len(first.answers)} requests, {first.new_tokens} new tokens"
+    table = _table(f"{name}: {work}\n{formats}", "\nrung")
     for column in (
         "\ntokens/s",
         "over\nbefore",

@@ -13,13 +13,16 @@ from cyclopts import Parameter
 
 from octavo.cli.exit_codes import ExitCode, exit_code_of
 from octavo.cli.loading import sampling_params
-from octavo.cli.output import print_error, print_json, show_warnings
+from octavo.cli.output import dim, print_error, print_json, show_warnings
+from octavo.cli.precision import precision_note
 from octavo.cli.settings import COMPLETION_MAX_TOKENS, CompletionFlags, EngineFlags, given
 from octavo.cli.terminal import Screen
+from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError, InvalidRequest
 from octavo.core.request import SamplingParams
 from octavo.core.step import TokenLogprobs
 from octavo.models.builtin import BUILTIN
+from octavo.models.folder import resolve
 from octavo.runtime.llm import LLM
 from octavo.runtime.outputs import ChoiceOutput, RequestOutput
 from octavo.text.tokenizer import Tokenizer
@@ -69,7 +72,12 @@ def generate(
     is_single = len(texts) == 1 and values.get("n", 1) == 1
     is_streamed = _decide_stream(stream, is_single, json, "logprobs" in values)
     show_warnings()
-    with LLM(BUILTIN if model is None else model, tokenizer=tokenizer, **given(engine)) as llm:
+    config = EngineConfig.from_options(given(engine))
+    folder = resolve(BUILTIN if model is None else model, weights=config.load_format != "dummy")
+    with LLM(folder, tokenizer=tokenizer, **given(engine)) as llm:
+        note = None if json or not sys.stderr.isatty() else precision_note(folder, config)
+        if note is not None:
+            print(dim(note, sys.stderr), file=sys.stderr)
         params = sampling_params(llm.text.generation, values, max_tokens=COMPLETION_MAX_TOKENS)
         if is_streamed:
             _stream(llm, _messages(texts[0], system) if chat else texts[0], params)

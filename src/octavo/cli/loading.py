@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from octavo.cli.precision import precision_note
 from octavo.cli.settings import Flags, given
 from octavo.core.config import EngineConfig
 from octavo.core.request import SamplingParams
@@ -25,6 +26,8 @@ class LoadedModel:
     name: str
     engine: LoadedEngine
     text: ModelText
+    note: str | None
+    """What was given up of the checkpoint's precision."""
 
 
 def load_model(
@@ -48,7 +51,8 @@ def load_model(
     config = EngineConfig.from_options({**(defaults or {}), **given(engine)})
     folder = resolve(name, weights=config.load_format != "dummy")
     text = ModelText.load(folder, tokenizer)
-    return LoadedModel(name, load_engine(folder, config), text)
+    loaded = load_engine(folder, config)
+    return LoadedModel(name, loaded, text, precision_note(folder, config))
 
 
 def sampling_params(

@@ -51,6 +51,8 @@ def run(
     if is_terminal:
         print(dim(_loading_line(model), sys.stderr), file=sys.stderr)
     loaded = load_model(model, tokenizer, engine)
+    if is_terminal and loaded.note is not None:
+        print(dim(loaded.note, sys.stderr), file=sys.stderr)
     is_chat = bool(loaded.text.template.names) if chat is None else chat
     with asyncio.Runner() as runner:
         client = runner.run(_open(loaded))

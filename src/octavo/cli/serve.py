@@ -18,7 +18,7 @@ from cyclopts import Parameter
 
 from octavo.cli.exit_codes import ExitCode
 from octavo.cli.loading import LoadedModel, load_model
-from octavo.cli.output import print_error, print_json, show_warnings
+from octavo.cli.output import print_error, print_json, show_warnings, visible
 from octavo.cli.settings import QUEUE_BOUNDS, ServerEngineFlags
 from octavo.core.errors import ConfigError
 from octavo.models.builtin import BUILTIN
@@ -96,6 +96,9 @@ def serve(
             name: load_model(source, tokenizer, engine, QUEUE_BOUNDS)
             for name, source in sources.items()
         }
+        for name, model in loaded.items():
+            if model.note is not None and not json:
+                print(f"{visible(name)}: {model.note}", file=sys.stderr)
         is_clean = uvloop.run(_serve(loaded, settings, listener, as_json=json))
     if is_clean:
         return ExitCode.OK
