@@ -19,6 +19,7 @@ from octavo.backends.memory import zeroed_bytes
 from octavo.backends.native_layout import Layout
 from octavo.backends.native_sampler import NativeSampler
 from octavo.backends.sampler import rows_between
+from octavo.core.clock import monotonic
 from octavo.core.errors import ConfigError
 from octavo.core.kv_layout import page_bytes
 from octavo.program.fuse import Fusions, fuse
@@ -39,6 +40,7 @@ class NativeBackend:
         instruction_set: empty: the best there is.
         weights: the format of the weights: f32, bf16, w8 or w4 (``weights/recipes.py``).
         kv: the format of keys and values: f32, bf16 or int8.
+        profile: measure how long each kind of work takes.
         fusions: which neighbours are computed together. Never changes a bit.
 
     Raises:
@@ -54,10 +56,12 @@ class NativeBackend:
         *,
         weights: str = "f32",
         kv: str = "f32",
+        profile: bool = False,
         fusions: Fusions | None = None,
     ) -> None:
         self._weights = weights
         self._kv = kv
+        self._profile = profile
         self._pool = ThreadPool(num_threads or available_cores())
         try:
             self._kernels = Kernels(self._pool, instruction_set)
@@ -91,6 +95,7 @@ class NativeBackend:
             self._weights,
             self._kv,
             self._fusions,
+            self._profile,
         )
 
 
@@ -107,6 +112,7 @@ class NativeExecutable:
         weight_format: str,
         kv_format: str,
         fusions: Fusions,
+        profile: bool,
     ) -> None:
         self.kv_groups = program.kv_groups()
         self._sampler = NativeSampler(pool, program.vocab_size, kernels.instruction_set)
@@ -142,7 +148,9 @@ class NativeExecutable:
             kv_format,
         )
         layout.lay_out(fuse(program, fusions, lambda linear: formats[linear.weight]))
+        forward.profile(profile)
         self._forward = forward
+        self._sampling_s = 0.0
         self._logits_view = layout.logits
         self._rope_digest = layout.rope_digest()
         self.weight_bytes = layout.weight_bytes
@@ -168,10 +176,12 @@ class NativeExecutable:
             ScoredRows.for_rows(len(batch.score_rows)),
         )
         for block, logits in self._logits(batch.sample_rows):
+            started = monotonic()
             sampling = rows_between(batch.sampling, block.start, block.stop)
             rows.token_ids[block], scores, errors = self._sampler.sample(logits, sampling)
             rows.scores.put(block, scores)
             rows.errors.update({block.start + row: why for row, why in errors.items()})
+            self._sampling_s += monotonic() - started
         for block, logits in self._logits(batch.score_rows):
             targets, num_top = batch.score_targets[block], batch.score_num_top[block]
             scores, errors = self._sampler.score(logits, targets, num_top)
@@ -185,13 +195,10 @@ class NativeExecutable:
         blocks = [logits.copy() for _, logits in self._logits(rows)]
         return np.concatenate([np.empty((0, self._vocab_size), np.float32), *blocks])
 
-    def profile(self, on: bool) -> None:
-        """Begin, or stop, to measure how long each kind of stage takes."""
-        self._forward.profile(on)
-
     def seconds(self) -> dict[str, float]:
-        """By kind of stage, since profiling began; those of the head have a prefix."""
-        return self._forward.seconds()
+        """By kind of stage, if the backend profiles; those of the head have a prefix."""
+        found = self._forward.seconds()
+        return {**found, "sampling": self._sampling_s} if found else {}
 
     def page(self, group: int, page: int) -> NDArray[np.uint8]:
         """One page's bytes, a writable view."""

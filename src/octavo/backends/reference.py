@@ -175,6 +175,10 @@ class ReferenceExecutable:
             blocks = [logits for _, logits in self._logits(step, values, rows)]
         return np.concatenate([np.empty((0, self._vocab_size), np.float32), *blocks])
 
+    def seconds(self) -> dict[str, float]:
+        """Nothing: this backend does not measure itself."""
+        return {}
+
     def page(self, group: int, page: int) -> NDArray[np.uint8]:
         """One page's bytes, a writable view: (layers * 2 * kv heads * 16 * head_dim * 4,)."""
         return self._pools[group].bytes_of(page)

@@ -23,6 +23,8 @@ class StepParts(msgspec.Struct, frozen=True):
     """The scheduler takes them in."""
     messages_and_output: float
     """Everything else: requests and events as bytes, ids to text, the caller."""
+    kernels: dict[str, float] = {}
+    """Of ``run``, by kind of work."""
 
     @classmethod
     def between(cls, before: EngineStats, after: EngineStats, wall_s: float) -> StepParts:
@@ -36,7 +38,11 @@ class StepParts(msgspec.Struct, frozen=True):
 
         known = {part: spent(part) for part in ("plan", "batch", "run", "result", "apply")}
         rest = wall_s / steps * 1e6 - sum(known.values())
-        return cls(steps=steps, messages_and_output=rest, **known)
+        kernels = {
+            kind: (seconds - before.kernels_s.get(kind, 0.0)) / steps * 1e6
+            for kind, seconds in after.kernels_s.items()
+        }
+        return cls(steps=steps, messages_and_output=rest, kernels=kernels, **known)
 
     @property
     def outside(self) -> float:

@@ -37,6 +37,7 @@ from octavo.cli.bench_tables import (
     ladder_notes,
     ladder_table,
     parts_table,
+    run_table,
 )
 from octavo.cli.exit_codes import ExitCode
 from octavo.cli.output import console, formats_text, print_error, print_json
@@ -161,6 +162,7 @@ def engine(
     samples: list[Sample] = []
     with _subject(model, shape) as subject:
         options = _engine_options(subject, given(engine))
+        options["profile"] = profile or options.get("profile", False)
         for name in missing_metrics(wanted, options["max_model_len"]):
             _note(f"{name} is left out: the context is {options['max_model_len']} tokens")
         job = EngineJob(
@@ -187,6 +189,8 @@ def engine(
         if profile:
             profiles = {one.metric: one.profile for one in samples if one.profile is not None}
             out.print(parts_table("metric", profiles))
+            if any(parts.kernels for parts in profiles.values()):
+                out.print(run_table(profiles))
             out.print(PARTS_NOTE, soft_wrap=True)
     return ExitCode.OK
 

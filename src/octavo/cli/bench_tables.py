@@ -111,6 +111,20 @@ def parts_table(label: str, profiles: Mapping[str, StepParts]) -> Table:
     return table
 
 
+def run_table(profiles: Mapping[str, StepParts]) -> Table:
+    """A column for each profile: microseconds a step by kind of kernel, longest first."""
+    table = _table("Microseconds a step in the model", "kind")
+    kinds = {kind: 0.0 for parts in profiles.values() for kind in parts.kernels}
+    for name, parts in profiles.items():
+        table.add_column(name, justify="right", no_wrap=True)
+        for kind, spent in parts.kernels.items():
+            kinds[kind] += spent / max(parts.run, 1.0)
+    for kind in sorted(kinds, key=kinds.__getitem__, reverse=True):
+        spent_by = (parts.kernels.get(kind, 0.0) for parts in profiles.values())
+        table.add_row(kind, *(f"{spent:,.0f}" for spent in spent_by))
+    return table
+
+
 _PART_TITLES = {"messages_and_output": "rest", "outside": "not run"}
 PARTS_NOTE = (
     "plan: the scheduler; batch: arrays; run: the model; result and apply: what came of it;"

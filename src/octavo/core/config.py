@@ -36,6 +36,8 @@ class EngineConfig:
     """Format of keys and values; None: bf16, and f32 where the weights are."""
     load_format: LoadFormatName = "checkpoint"
     """``dummy`` makes up random weights; only a config.json is needed."""
+    profile: bool = False
+    """Measure how long each kind of kernel takes."""
     num_threads: int | None = None
     """None: one for each core that this process may use."""
 

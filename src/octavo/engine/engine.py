@@ -31,6 +31,8 @@ class EngineStats(msgspec.Struct, frozen=True):
     run_s: float
     result_s: float
     apply_s: float
+    kernels_s: dict[str, float] = {}
+    """Of ``run_s``, by kind of work; empty unless the engine profiles."""
 
 
 class Engine:
@@ -120,6 +122,7 @@ class Engine:
             run_s=times.run_s,
             result_s=times.result_s,
             apply_s=self._apply_s,
+            kernels_s=self._runner.kernel_seconds(),
         )
 
     def check(self) -> None:

@@ -71,6 +71,10 @@ class Runner:
         """The result of a step; waits for it. Raises what the backend raised."""
         return ticket.future.result()
 
+    def kernel_seconds(self) -> dict[str, float]:
+        """By kind of work, if the executable was made to measure it."""
+        return self._executable.seconds()
+
     def close(self) -> None:
         """Wait for steps in flight and end the thread."""
         if self._thread is not None:
