@@ -117,7 +117,12 @@ def make_backend(config: EngineConfig) -> Backend:
         ConfigError: this machine lacks what they ask for.
     """
     if config.backend == "native":
-        return NativeBackend(config.num_threads, weights=config.weight_format, kv=config.kv_format)
+        return NativeBackend(
+            config.num_threads,
+            weights=config.weight_format,
+            kv=config.kv_format,
+            profile=config.profile,
+        )
     return ReferenceBackend(config.num_threads)
 
 
