@@ -137,6 +137,8 @@ def rows_between(sampling: SamplingBatch, start: int, stop: int) -> SamplingBatc
 
     Shares memory with the batch.
     """
+    if start == 0 and stop == len(sampling.seeds):
+        return sampling
     rows, starts = slice(start, stop), slice(start, stop + 1)
     return SamplingBatch(
         seeds=sampling.seeds[rows],
