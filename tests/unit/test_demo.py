@@ -41,6 +41,14 @@ def test_the_ladder_is_a_bounded_amount_of_work() -> None:
     assert 0.8 * demo.LADDER_TOKENS < computed < 1.2 * demo.LADDER_TOKENS
 
 
+def test_the_time_of_the_ladder_is_that_of_whole_prompts() -> None:
+    with LLM() as llm:
+        assert demo.ladder_s(llm) > 0
+        stats = llm.stats().scheduler
+    assert stats.hit_tokens == 0
+    assert stats.computed_tokens == demo.PROBES * demo.PROBE_TOKENS
+
+
 def test_a_story_is_told_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
     with LLM() as llm:
         demo.show_story(llm, Screen())
