@@ -216,7 +216,19 @@ void Attend::attend_chunk(const AttentionPlan::Unit& unit, const Rows& rows, int
     keys[page] = first_page + pages[page] * bytes_of_page;
     values[page] = keys[page] + to_values;
   }
+  // Usually this thread goes on with the next chunk, of this piece or as the next piece.
+  const uint8_t* next_keys[kChunkPages] = {};
+  int num_next_keys = 0;
+  if (chunk + 1 < unit.last_chunk) {
+    const int64_t left = table.width - (chunk + 1) * kChunkPages;
+    num_next_keys = static_cast<int>(std::min<int64_t>(kChunkPages, left));
+    for (int page = 0; page < num_next_keys; ++page) {
+      next_keys[page] = first_page + pages[kChunkPages + page] * bytes_of_page;
+    }
+  }
   ChunkTask task{};
+  task.next_keys = next_keys;
+  task.num_next_keys = num_next_keys;
   task.queries = rows.queries;
   task.query_scales = rows.scales;
   task.corrections = rows.corrections;
