@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.kv_layout import KVGroup
 from octavo.program.ir import Program, Weight
+from octavo.weights.identity import Identity
 
 F32 = NDArray[np.float32]
 I32 = NDArray[np.int32]
@@ -120,6 +121,21 @@ class WeightSource(Protocol):
     def fingerprint(self) -> str:
         """Names the content: equal fingerprints mean equal numbers. May read it all, once."""
 
+    def identity(self) -> Identity | None:
+        """Names the content at no cost; None: nothing may be kept of it.
+
+        Asked for again later, it is another one if the content may have changed.
+        """
+
+    def load_rows(self, weight: Weight, begin: int, end: int) -> NDArray[Any]:
+        """Rows [begin, end) of a matrix as they are stored: f32, f16 or, as u16, bf16.
+
+        C-contiguous, aligned, and to be dropped soon.
+
+        Raises:
+            ModelError: as for :meth:`load`.
+        """
+
     def load(self, weight: Weight) -> F32:
         """The weight as a C-contiguous float32 array of ``weight.shape``.
 
@@ -149,6 +165,9 @@ class Executable(Protocol):
 
         All of them exist at once. For measurements and tests.
         """
+
+    def seconds(self) -> dict[str, float]:
+        """Spent so far, by kind of work; empty unless the backend was made to measure it."""
 
     def page(self, group: int, page: int) -> NDArray[np.uint8]:
         """One page's bytes, a writable view: (layers * 2 * kv heads * bytes,).

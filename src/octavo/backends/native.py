@@ -18,6 +18,7 @@ from octavo.backends.cpu import available_cores
 from octavo.backends.memory import zeroed_bytes
 from octavo.backends.native_layout import Layout
 from octavo.backends.native_sampler import NativeSampler
+from octavo.backends.packed_weights import PackedWeights
 from octavo.backends.sampler import rows_between
 from octavo.core.clock import monotonic
 from octavo.core.errors import ConfigError
@@ -25,6 +26,7 @@ from octavo.core.kv_layout import page_bytes
 from octavo.program.fuse import Fusions, fuse
 from octavo.program.ir import Program
 from octavo.weights.formats import FORMATS
+from octavo.weights.pack_cache import PackCache
 from octavo.weights.recipes import describe, formats_of
 
 VERSION = 1
@@ -42,6 +44,7 @@ class NativeBackend:
         kv: the format of keys and values: f32, bf16 or int8.
         profile: measure how long each kind of work takes.
         fusions: which neighbours are computed together. Never changes a bit.
+        pack_cache: where packed weights are looked for and kept; None: nowhere.
 
     Raises:
         ConfigError: no such instruction set on this machine.
@@ -58,11 +61,14 @@ class NativeBackend:
         kv: str = "f32",
         profile: bool = False,
         fusions: Fusions | None = None,
+        pack_cache: PackCache | None = None,
     ) -> None:
+        self._num_threads = num_threads or available_cores()
+        self._pack_cache = pack_cache
         self._weights = weights
         self._kv = kv
         self._profile = profile
-        self._pool = ThreadPool(num_threads or available_cores())
+        self._pool = ThreadPool(self._num_threads)
         try:
             self._kernels = Kernels(self._pool, instruction_set)
         except ValueError as error:
@@ -81,7 +87,7 @@ class NativeBackend:
         return sum(sizes)
 
     def compile(self, program: Program, weights: WeightSource, limits: Limits) -> NativeExecutable:
-        """Pack the weights, lay out the calls, and make room for keys and values.
+        """Pack weights or read them packed, lay out the calls, make room for keys and values.
 
         Raises:
             ModelError: a weight cannot be loaded.
@@ -96,6 +102,8 @@ class NativeBackend:
             self._kv,
             self._fusions,
             self._profile,
+            self._pack_cache,
+            self._num_threads,
         )
 
 
@@ -113,6 +121,8 @@ class NativeExecutable:
         kv_format: str,
         fusions: Fusions,
         profile: bool,
+        pack_cache: PackCache | None,
+        num_threads: int,
     ) -> None:
         self.kv_groups = program.kv_groups()
         self._sampler = NativeSampler(pool, program.vocab_size, kernels.instruction_set)
@@ -138,25 +148,42 @@ class NativeExecutable:
         formats = formats_of(program, weight_format)
         self._weight_format = describe(weight_format)
         self._kv_format = kv_format
+        fused = fuse(program, fusions, lambda linear: formats[linear.weight])
+        packed = PackedWeights(
+            fused,
+            weights,
+            Products(pool, kernels.instruction_set),
+            formats,
+            self._weight_format,
+            pack_cache,
+            num_threads,
+        )
         layout = Layout(
             forward,
             weights,
-            Products(pool, kernels.instruction_set),
+            packed,
             formats,
             self.kv_groups,
             self._pages,
             kv_format,
         )
-        layout.lay_out(fuse(program, fusions, lambda linear: formats[linear.weight]))
+        layout.lay_out(fused)
         forward.profile(profile)
         self._forward = forward
         self._sampling_s = 0.0
         self._logits_view = layout.logits
         self._rope_digest = layout.rope_digest()
         self.weight_bytes = layout.weight_bytes
+        self.weights_from_cache = packed.from_cache
+        """Whether they were read packed."""
+        self._fingerprint = packed.fingerprint
+        self._num_steps = 0
+        packed.keep(lambda: self._fingerprint, lambda: self._num_steps)
 
     def numerics(self) -> dict[str, str]:
         """What decides the bits of keys and values; asks for the weights' fingerprint."""
+        if self._fingerprint is None:
+            self._fingerprint = self._source.fingerprint
         return {
             "backend": f"{NativeBackend.name} {VERSION}",
             "instruction_set": self._family,
@@ -164,7 +191,7 @@ class NativeExecutable:
             "program": self._program_digest,
             "rope": self._rope_digest,
             "weight_format": self._weight_format,
-            "weights": self._source.fingerprint,
+            "weights": self._fingerprint,
         }
 
     def run(self, batch: Batch) -> Rows:
@@ -207,6 +234,7 @@ class NativeExecutable:
 
     def _compute(self, batch: Batch) -> None:
         """Everything before the heads."""
+        self._num_steps += 1
         for group, source, target in batch.page_copies.tolist():
             self._pages[group][target] = self._pages[group][source]
         self._forward.run(

@@ -1,4 +1,4 @@
-"""A fused program to the calls of the native executor: where values lie, how weights are packed.
+"""A fused program to the calls of the native executor: where values lie, who computes what.
 
 A value is rows of float32 in a buffer; what a product multiplies is its operand, prepared just
 before. A buffer is used again once the last reader of its values has been laid out.
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo._native import Forward, Operand, Products, View
+from octavo._native import Forward, Operand, View
 from octavo.backends.base import F32, WeightSource
-from octavo.backends.memory import zeroed_bytes
+from octavo.backends.packed_weights import PackedWeights, Stack, embeds_panels
 from octavo.backends.rotary import rotary_tables
-from octavo.core.errors import ModelError, UnsupportedModel
+from octavo.core.errors import UnsupportedModel
 from octavo.core.kv_layout import KVGroup
 from octavo.program.fuse import Fused, FusedOperation, Product
 from octavo.program.ir import (
@@ -39,7 +39,7 @@ from octavo.program.ir import (
     Weight,
     inputs_of,
 )
-from octavo.weights.formats import FORMATS, PANEL_COLUMNS
+from octavo.weights.formats import PANEL_COLUMNS
 
 MAX_HEAD_DIM = 256
 OPERANDS = {"f32": "f32", "bf16": "bf16", "w8": "int8", "w4": "int8"}
@@ -65,19 +65,18 @@ class Layout:
         self,
         forward: Forward,
         weights: WeightSource,
-        packer: Products,
+        packed: PackedWeights,
         formats: dict[Weight, str],
         groups: tuple[KVGroup, ...],
         pages: list[NDArray[np.uint8]],
         kv_format: str,
     ) -> None:
-        self.weight_bytes = 0
+        self.weight_bytes = packed.num_bytes
         self.logits: View
         self._forward = forward
         self._source = weights
-        self._packer = packer
+        self._packed = packed
         self._formats = formats
-        self._packed: dict[Weight, NDArray[np.uint8]] = {}
         self._loaded: dict[Weight, F32] = {}
         self._rotary: dict[RotaryTable, tuple[F32, F32]] = {}
         self._views: dict[int, View] = {}
@@ -178,13 +177,13 @@ class Layout:
                 raise AssertionError(f"{operation} is no operation of the native backend")
 
     def _embed(self, operation: Embed, out: View) -> None:
-        table, by_position = operation.table, operation.by is EmbedBy.POSITION
-        form = self._formats.get(table, "f32")
-        if form == "f32" or by_position:
+        table = operation.table
+        if not embeds_panels(operation, self._formats):
+            by_position = operation.by is EmbedBy.POSITION
             self._forward.embed(self._load(table), by_position, out)
             return
-        _, features = table.shape
-        self._forward.embed_panels(form, self._panels(table).reshape(-1), features, out)
+        panels = self._packed.panels(Stack((table,))).reshape(-1)
+        self._forward.embed_panels(self._formats[table], panels, table.shape[1], out)
 
     def _attend(self, value: int, operation: Attend) -> None:
         pool, layer = self._place_of_layer[operation.layer]
@@ -204,7 +203,7 @@ class Layout:
         rows, depth = product.x.rows, product.x.features
         form = self._formats[product.parts[0].weight]
         operand = self._operand(product.x, form)
-        panels, bias = self._pack(product)
+        panels, bias = self._packed.panels(Stack.of(product)), self._bias(product)
         shared = (operand, form, panels.reshape(-1), len(panels), depth, bias)
         if product.gate is not None:
             features = product.gate.up.features
@@ -303,50 +302,20 @@ class Layout:
             self.weight_bytes += self._loaded[weight].nbytes
         return self._loaded[weight]
 
-    def _pack(self, product: Product) -> tuple[NDArray[np.uint8], F32 | None]:
-        """The panels of all parts and their biases; those of a gate take turns."""
-        packed = [self._panels(part.weight) for part in product.parts]
+    def _bias(self, product: Product) -> F32 | None:
+        """The biases of all parts, padded as their panels are; those of a gate take turns."""
         biases = [getattr(part, "bias", None) for part in product.parts]
+        if all(bias is None for bias in biases):
+            return None
         columns = []
-        for panels, bias in zip(packed, biases, strict=True):
-            padded = np.full(len(panels) * PANEL_COLUMNS, _NO_BIAS)
+        for part, bias in zip(product.parts, biases, strict=True):
+            padded = np.full(-(-part.weight.shape[0] // PANEL_COLUMNS) * PANEL_COLUMNS, _NO_BIAS)
             if bias is not None:
                 loaded = self._source.load(bias)
                 padded[: len(loaded)] = loaded
             columns.append(padded.reshape(-1, PANEL_COLUMNS))
-        all_panels = packed[0]
-        if len(packed) > 1:
-            all_panels = _aligned((sum(map(len, packed)), packed[0].shape[1]))
-            if product.gate is not None:
-                all_panels[0::2], all_panels[1::2] = packed
-            else:
-                np.concatenate(packed, out=all_panels)
-            for part in product.parts:  # the stacked ones stay
-                del self._packed[part.weight]
-        if all(bias is None for bias in biases):
-            return all_panels, None
-        bias_panels = np.concatenate(columns)
-        if product.gate is not None:
-            bias_panels = np.stack(columns, axis=1)
-        return all_panels, np.ascontiguousarray(bias_panels.reshape(-1))
-
-    def _panels(self, weight: Weight) -> NDArray[np.uint8]:
-        """A matrix in panels, packed once: (panels, bytes of one).
-
-        Raises:
-            ModelError: a weight is NaN or infinite.
-        """
-        if weight not in self._packed:
-            form = FORMATS[self._formats[weight]]
-            panels = _aligned(form.shape(*weight.shape))
-            if not self._packer.pack(form.name, self._source.load(weight), panels):
-                raise ModelError(
-                    f"tensor {weight.tensor!r} holds NaN or infinity",
-                    hint="the checkpoint is damaged; fetch it again",
-                )
-            self._packed[weight] = panels
-            self.weight_bytes += panels.nbytes
-        return self._packed[weight]
+        in_order = np.concatenate(columns) if product.gate is None else np.stack(columns, axis=1)
+        return np.ascontiguousarray(in_order.reshape(-1))
 
     def _rotary_tables(self, table: RotaryTable) -> tuple[F32, F32]:
         if table not in self._rotary:
@@ -371,8 +340,3 @@ def _only_multiplied(fused: Fused) -> dict[int, Product]:
         for number, (first, *others) in readers.items()
         if not others and isinstance(first, Product) and first.x.index == number
     }
-
-
-def _aligned(shape: tuple[int, int]) -> NDArray[np.uint8]:
-    rows, columns = shape
-    return zeroed_bytes(rows * columns).reshape(shape)

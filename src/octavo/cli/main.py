@@ -50,6 +50,7 @@ COMMANDS = (
     Command("plan", "What fits into memory: context, users, weights."),
     Command("info", "What this machine, a model, and the settings are."),
     Command("pull", "Download a model from the hub."),
+    Command("cache", "The packed weights that are kept on disk."),
     Command("doctor", "Check this machine, and say what to do."),
     Command("completion", "Print a script that completes commands in a shell."),
 )

@@ -36,6 +36,8 @@ class EngineConfig:
     """Format of keys and values; None: bf16, and f32 where the weights are."""
     load_format: LoadFormatName = "checkpoint"
     """``dummy`` makes up random weights; only a config.json is needed."""
+    pack_cache: bool = True
+    """Off: weights are packed at each start, and their packed form is not kept on disk."""
     profile: bool = False
     """Measure how long each kind of kernel takes."""
     num_threads: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from octavo.scheduling.policy import make_policy
 from octavo.scheduling.scheduler import Scheduler
 from octavo.weights.checkpoint import Checkpoint
 from octavo.weights.dummy import DummyWeights
+from octavo.weights.pack_cache import PackCache
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +124,7 @@ def make_backend(config: EngineConfig) -> Backend:
             weights=config.weight_format,
             kv=config.kv_format,
             profile=config.profile,
+            pack_cache=PackCache.of_user(os.environ) if config.pack_cache else None,
         )
     return ReferenceBackend(config.num_threads)
 

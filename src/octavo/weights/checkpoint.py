@@ -1,4 +1,4 @@
-"""A model folder's weights as float32, one operation's weight at a time.
+"""A model folder's weights, one operation's weight at a time: as float32, or as they are stored.
 
 This is where stored tensors become numbers: slices of fused tensors, transposing, f16 and bf16 to
 f32, and the content's fingerprint. How a backend packs or quantises the result is its own
@@ -10,16 +10,19 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.core.errors import ModelError, did_you_mean
 from octavo.program.ir import Weight
+from octavo.weights.identity import Identity, identify
 from octavo.weights.inventory import HEAD, Findings, compare, prefixes_in, report, stored_name
 from octavo.weights.safetensors import readable_dtype
 from octavo.weights.shards import StoredTensor, open_folder
@@ -27,7 +30,7 @@ from octavo.weights.shards import StoredTensor, open_folder
 F32 = NDArray[np.float32]
 
 BLOCK_BYTES = 8 * 2**20
-"""Source mapped at once while loading: what the peak lies above the result."""
+"""Source mapped at once by a thread: what the peak lies above the result."""
 PIECE_BYTES = 32 * 2**20
 """What one thread hashes at a time. Part of the fingerprint's definition."""
 _MAX_SUGGESTED = 2_000
@@ -74,6 +77,32 @@ class Checkpoint:
             self._fingerprint = self._hash()
         return self._fingerprint
 
+    def identity(self) -> Identity | None:
+        """Which checkpoint this is, at no cost; None where nothing vouches for it."""
+        return identify(self.folder, self._tensors, time.time_ns())
+
+    def load_rows(self, weight: Weight, begin: int, end: int) -> NDArray[Any]:
+        """Rows [begin, end) of a matrix as they are stored: f32, f16 or, as u16, bf16.
+
+        C-contiguous, aligned and read-only: a mapping of the file where it can be one, so whoever
+        is done with the rows should drop them.
+
+        Raises:
+            ModelError: as for :meth:`load`.
+        """
+        stored, dtype = self._readable(weight)
+        element = np.dtype(np.uint16) if dtype == ml_dtypes.bfloat16 else dtype
+        assert 0 <= begin <= end <= weight.shape[0]
+        first, last = weight.first_row + begin, weight.first_row + end
+        if weight.transposed:
+            whole = stored.file.map_bytes(stored.info).view(element).reshape(stored.info.shape)
+            return np.ascontiguousarray(whole.T[first:last])
+        row_bytes = math.prod(weight.shape[1:]) * element.itemsize
+        rows = stored.file.map_bytes(stored.info, first * row_bytes, last * row_bytes)
+        shaped = rows.view(element).reshape(end - begin, *weight.shape[1:])
+        # The format promises no alignment.
+        return np.require(shaped, requirements=("C", "A"))
+
     def load(self, weight: Weight) -> F32:
         """The weight as a new C-contiguous float32 array of ``weight.shape``; the caller owns it.
 
@@ -83,15 +112,8 @@ class Checkpoint:
             ModelError: the tensor is missing, has another shape, or is of a type other than F32,
                 F16 and BF16; or its file vanished or changed since it was opened.
         """
-        stored = self._find(weight)
+        stored, dtype = self._readable(weight)
         info = stored.info
-        if info.shape != weight.tensor_shape:
-            raise ModelError(
-                f"{stored.file.path}: tensor {info.name!r} has the shape {info.shape};"
-                f" the model needs {weight.tensor_shape}",
-                hint="config.json and the weights do not seem to be of the same model",
-            )
-        dtype = readable_dtype(info, stored.file.path)
         result = np.empty(weight.shape, np.float32)
         # Half-precision NaNs that signal are not worth a warning: they stay NaN.
         with np.errstate(invalid="ignore"):
@@ -126,6 +148,18 @@ class Checkpoint:
             )
         if findings:
             raise report(self.folder, findings, self._tensors)
+
+    def _readable(self, weight: Weight) -> tuple[StoredTensor, np.dtype[Any]]:
+        """The tensor of a weight, and its type; both are what they should be."""
+        stored = self._find(weight)
+        info = stored.info
+        if info.shape != weight.tensor_shape:
+            raise ModelError(
+                f"{stored.file.path}: tensor {info.name!r} has the shape {info.shape};"
+                f" the model needs {weight.tensor_shape}",
+                hint="config.json and the weights do not seem to be of the same model",
+            )
+        return stored, readable_dtype(info, stored.file.path)
 
     def _find(self, weight: Weight) -> StoredTensor:
         name = stored_name(weight, self._tensors, self._has_prefix)
@@ -167,8 +201,11 @@ class Checkpoint:
 
         def digest_piece(job: tuple[StoredTensor, int, int]) -> bytes:
             stored, begin, end = job
-            data = stored.file.map_bytes(stored.info, begin, end)
-            return hashlib.blake2b(data.data, digest_size=32).digest()  # without the GIL
+            state = hashlib.blake2b(digest_size=32)
+            for first, last in _pieces(end - begin, BLOCK_BYTES):
+                data = stored.file.map_bytes(stored.info, begin + first, begin + last)
+                state.update(data.data)  # without the GIL
+            return state.digest()
 
         with ThreadPoolExecutor(self._num_threads, "octavo-hash") as pool:
             digests = pool.map(digest_piece, jobs)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.program.ir import Weight
+from octavo.weights.identity import Identity
 
 F32 = NDArray[np.float32]
 
@@ -51,6 +53,18 @@ class DummyWeights:
     def fingerprint(self) -> str:
         """32 hexadecimal digits that name the seed and the way of drawing."""
         return self._fingerprint
+
+    def identity(self) -> Identity | None:
+        """None: what was made of random numbers is not worth keeping."""
+        return None
+
+    def load_rows(self, weight: Weight, begin: int, end: int) -> F32:
+        """Rows [begin, end) of a matrix, drawn anew: (end - begin, columns) f32."""
+        first_row = weight.first_row + begin
+        shape = end - begin, *weight.shape[1:]
+        whole = weight.num_tensor_rows or weight.shape[0]
+        part = replace(weight, shape=shape, first_row=first_row, num_tensor_rows=whole)
+        return self.load(part)
 
     def load(self, weight: Weight) -> F32:
         """The weight as a new C-contiguous float32 array of ``weight.shape``; the caller owns it.
