@@ -25,7 +25,12 @@ PRONOUN_SENTENCE = re.compile(
     r"((?:lost|found|wanted|loved|liked|saw|made|went|had|got|broke|learned|hid|heard|ate|met|helped)"
     r" [a-z' -]{6,48}?)(?=[.!])"
 )
-NOUN = re.compile(r"\b(?:an?|the|his|her|their|my|your) ((?:[a-z]+ )?[a-z]{3,})\b")
+DETERMINER = r"\b(?:an?|the|his|her|their|my|your)"
+NOUN = re.compile(rf"{DETERMINER} ((?:[a-z]+ )?[a-z]{{3,}})\b")
+AFTER_NOUNS = "and|was|is|are|were|to|in|on|that|with|for|had|who"
+NOUN_ALONE = re.compile(rf"{DETERMINER} ([a-z]{{3,}})(?=[.,!?]| (?:{AFTER_NOUNS})\b)")
+NOUN_SHARE = 0.2
+"""A noun is a word that stands between an article and the end of its phrase so often."""
 NAME = re.compile(r"\b(?:named|called) ([A-Z][a-z]+)\b")
 NOT_SUBJECTS = frozenset(
     "day time lot while moment little sunny long way people thing things set visit wet bit".split()
@@ -67,7 +72,15 @@ class Requests:
     """Makes requests for stories; knows which words are rare."""
 
     def __init__(self, stories: Iterable[str]) -> None:
-        self._seen = Counter(word for story in stories for word in set(WORD.findall(story.lower())))
+        self._seen: Counter[str] = Counter()
+        words: Counter[str] = Counter()
+        alone: Counter[str] = Counter()
+        for story in stories:
+            found = WORD.findall(story.lower())
+            self._seen.update(set(found))
+            words.update(found)
+            alone.update(NOUN_ALONE.findall(story.lower()))
+        self._nouns = {word for word, times in alone.items() if times >= NOUN_SHARE * words[word]}
 
     def request(self, story: str, chance: random.Random, *, again: bool = False) -> str:
         """One request that the story answers; ``again``: after an earlier one."""
@@ -108,7 +121,8 @@ class Requests:
         """The rarest nouns of a story, each with an article: "a needle", "the old bridge"."""
         found = {}
         for match in NOUN.finditer(story):
-            noun = match[1].split()[-1]
+            # "a needle near the bridge": the second word is no noun, and the first one is.
+            noun = next((word for word in match[1].split()[::-1] if word in self._nouns), "")
             if noun not in NOT_SUBJECTS and 4 <= self._seen[noun] <= 600:
                 found[noun] = self._seen[noun] / (1 + story.count(noun))
         rarest = sorted(found, key=found.__getitem__)[: NUM_SALIENT // 2]

@@ -17,12 +17,18 @@ MIN_CHARACTERS, MAX_CHARACTERS = 150, 3000
 
 WORD = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 NAMED = re.compile(r"\b(?:named|called) ([a-z]+)")
+ORDINARY = 100
+"""A word seen so often in lower case is no name: "called her mom", "called for help"."""
 BEGINNING = re.compile(
     r"(?:once|one |there |long ago|today|it was|in an? |an? |the sun"
     r"|[a-z]+ (?:was|is|had|loved|liked)\b"
     r"|[a-z]+ and [a-z]+ (?:were|are|like|liked|love|loved|wanted|want|went|live|lived)\b)"
 )
-SENTENCE_START = re.compile(r"(?:^|[.!?]\W*\s|\n|\"(?=[a-z]))\W*$")
+SENTENCE_START = re.compile(r"(?:^|[.!?]\W*\s|\n|(?<=\s)\")\W*$")
+"""What stands before a first word: the end of a sentence, or a quotation mark that opens."""
+SAID = "said|says|asked|asks|cried|shouted|replied|yelled|exclaimed|answered|called|whispered"
+SPEAKER_FOLLOWS = re.compile(rf"(?:[a-z]+ |(?:his|her|the|their) [a-z]+ )?(?:{SAID})\b")
+SPEECH_ENDS = re.compile(r"[!?]\" $")
 TYPOGRAPHY = str.maketrans(
     {"“": '"', "”": '"', "‘": "'", "’": "'", "–": "-", "—": "-", "…": "..."}  # noqa: RUF001
 )
@@ -79,6 +85,14 @@ def is_story(story: str) -> bool:
     )
 
 
+def starts_sentence(story: str, match: re.Match[str]) -> bool:
+    """Whether a word of a story is the first one of a sentence; ``"Hi!" he said`` goes on."""
+    before = story[max(0, match.start() - 4) : match.start()]
+    if SPEECH_ENDS.search(before) and SPEAKER_FOLLOWS.match(story, match.start()):
+        return False
+    return SENTENCE_START.search(before) is not None
+
+
 class TrueCaser:
     """Guesses capitals: at the start of a sentence, and of words that mostly have one elsewhere."""
 
@@ -87,21 +101,23 @@ class TrueCaser:
         total: Counter[str] = Counter()
         for story in stories:
             for match in WORD.finditer(story):
-                if SENTENCE_START.search(story[max(0, match.start() - 4) : match.start()]):
+                if starts_sentence(story, match):
                     continue
                 word = match.group()
                 total[word.lower()] += 1
                 capital[word.lower()] += word[0].isupper()
+        self._ordinary = {
+            word for word, seen in total.items() if seen >= ORDINARY and 10 * capital[word] < seen
+        }
         self._capitalised = {word for word, seen in total.items() if 2 * capital[word] > seen}
 
     def restore(self, story: str) -> str:
         """The story with capitals."""
-        names = self._capitalised | set(NAMED.findall(story))
+        names = self._capitalised | (set(NAMED.findall(story)) - self._ordinary)
 
         def cased(match: re.Match[str]) -> str:
             word = match.group()
-            before = story[max(0, match.start() - 4) : match.start()]
-            if word.split("'")[0] in names or word in names or SENTENCE_START.search(before):
+            if word.split("'")[0] in names or word in names or starts_sentence(story, match):
                 return word[0].upper() + word[1:]
             return word
 

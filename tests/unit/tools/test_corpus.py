@@ -11,6 +11,7 @@ from corpus import (
     MAX_CHARACTERS,
     MIN_CHARACTERS,
     NUM_HELD_OUT,
+    ORDINARY,
     SEPARATOR,
     TrueCaser,
     clean,
@@ -85,6 +86,7 @@ def caser() -> TrueCaser:
         [
             "One day Tom saw a dog. The dog saw Tom. He said, Tom is here, and I am glad.",
             'The park was big and I saw Lily there. She said, "Hello, Lily and Tom!"',
+            "He saw" + " her and" * ORDINARY + " her dog.",
         ]
     )
 
@@ -97,6 +99,12 @@ def caser() -> TrueCaser:
         ('he said, "hello, dog! come."', 'He said, "Hello, dog! Come."'),
         ("a cat named ziggy met tom.\nziggy ran.", "A cat named Ziggy met Tom.\nZiggy ran."),
         ("the park", "The park"),
+        ('"dogs," said tom, "run." it was so.', '"Dogs," said Tom, "Run." It was so.'),
+        (
+            '"is it tom?" his dog asked. "yes!" it ran.',
+            '"Is it Tom?" his dog asked. "Yes!" It ran.',
+        ),
+        ("he called her. a cat called her.", "He called her. A cat called her."),
     ],
 )
 def test_capitals_are_restored(caser: TrueCaser, lowered: str, restored: str) -> None:
