@@ -5,6 +5,7 @@ The oracle is the ``safetensors`` package, for slices NumPy.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -255,3 +256,41 @@ def test_trained_models(name: str) -> None:
     source.check([whole(name, array) for name, array in expected.items()])
     for tensor, array in expected.items():
         np.testing.assert_array_equal(source.load(whole(tensor, array)), array)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_rows_as_they_are_stored(tmp_path: Path, dtype: type, transposed: bool) -> None:
+    whole_rows = np.random.default_rng(1).standard_normal((12, 7)).astype(dtype)
+    arrays = {"t": whole_rows.T.copy() if transposed else whole_rows}
+    source = Checkpoint(write(tmp_path / "m", arrays))
+    weight = Weight("t", (6, 7), transposed, first_row=4, num_tensor_rows=12)
+    with nothing_left_open(tmp_path):
+        for begin, end in ((0, 6), (1, 4), (5, 6), (3, 3)):
+            rows = source.load_rows(weight, begin, end)
+            is_bf16 = dtype is ml_dtypes.bfloat16
+            assert rows.dtype == (np.uint16 if is_bf16 else dtype)
+            assert rows.flags.c_contiguous
+            assert rows.flags.aligned
+            numbers = rows.view(dtype) if is_bf16 else rows
+            np.testing.assert_array_equal(numbers, whole_rows[4 + begin : 4 + end])
+            del rows, numbers
+
+
+def test_rows_that_lie_unaligned_are_copied_others_are_not(tmp_path: Path) -> None:
+    data = np.arange(6, dtype=np.float32).tobytes()
+    for folder, padding in (("even", 0), ("odd", 1)):
+        header = json.dumps({"a": entry("F32", [3, 2], 0, 24)}).encode()
+        header += b" " * (-len(header) % 8 + padding)
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.safetensors").write_bytes(file_bytes(header, data))
+        rows = Checkpoint(tmp_path / folder).load_rows(Weight("a", (3, 2)), 1, 3)
+        assert rows.flags.aligned
+        assert bool(open_below(tmp_path / folder)) == (padding == 0)
+        np.testing.assert_array_equal(rows, [[2, 3], [4, 5]])
+
+
+def test_rows_of_a_misshapen_tensor_are_refused(tmp_path: Path) -> None:
+    source = Checkpoint(write(tmp_path / "m", {"t": np.ones((3, 4), np.float32)}))
+    with pytest.raises(ModelError, match="has the shape"):
+        source.load_rows(Weight("t", (4, 3)), 0, 1)

@@ -45,6 +45,13 @@ def test_vectors_are_near_one_or_zero(name: str, mean: float) -> None:
     assert vector.std() == pytest.approx(NORM_SPREAD, rel=0.05)
 
 
+def test_rows_agree_with_the_whole() -> None:
+    fused = Weight("qkv", (8, 5), first_row=3, num_tensor_rows=20)
+    whole = SOURCE.load(fused)
+    for begin, end in ((0, 8), (0, 3), (3, 8), (2, 2)):
+        np.testing.assert_array_equal(SOURCE.load_rows(fused, begin, end), whole[begin:end])
+
+
 @given(
     num_rows=st.integers(1, 40),
     num_columns=st.integers(1, 9),

@@ -1,0 +1,264 @@
+"""Weights packed into one block, and read from the cache: the same bytes, the same answers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from octavo._native import Products, ThreadPool
+from octavo.backends import packed_weights
+from octavo.backends.native import NativeBackend, NativeExecutable
+from octavo.backends.packed_weights import PackedWeights
+from octavo.core.errors import ModelError
+from octavo.models.registry import build
+from octavo.models.spec import ModelSpec
+from octavo.program.fuse import NO_FUSIONS, Fusions, fuse
+from octavo.weights import identity
+from octavo.weights.checkpoint import Checkpoint
+from octavo.weights.dummy import DummyWeights
+from octavo.weights.formats import FORMATS, pack
+from octavo.weights.pack_cache import PackCache
+from octavo.weights.recipes import formats_of
+from tests.architectures import CASES, Case
+from tests.forward import TinyRun
+from tests.tiny import write_tiny_model
+
+TICK_S = 0.02
+"""More than a step of the file system's clock."""
+FORMAT_NAMES = ("f32", "bf16", "w8", "w4")
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New checkpoints are trusted, and nobody waits for quiet."""
+    monkeypatch.setattr(identity, "SETTLED_NS", 0)
+    monkeypatch.setattr(packed_weights, "QUIET_S", 0.0)
+    monkeypatch.setattr(packed_weights, "_POLL_S", 0.001)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> PackCache:
+    return PackCache(tmp_path / "cache", most_bytes=2**26, least_bytes=0)
+
+
+def case_of(name: str) -> Case:
+    return next(case for case in CASES if case.name == name)
+
+
+def run(
+    folder: Path, case: Case, cache: PackCache | None, weights: str, fusions: Fusions | None = None
+) -> tuple[NativeExecutable, np.ndarray]:
+    """The executable, and the logits of the case's prompt."""
+    backend = NativeBackend(2, weights=weights, pack_cache=cache, fusions=fusions)
+    tiny = TinyRun(folder, max_model_len=case.max_model_len, backend=backend)
+    assert isinstance(tiny.executable, NativeExecutable)
+    logits = tiny.prompt_logits(case.prompt_ids())
+    wait_for_writers()
+    return tiny.executable, logits
+
+
+def wait_for_writers() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "octavo-pack-cache":
+            thread.join()
+
+
+@pytest.mark.parametrize("weights", FORMAT_NAMES)
+@pytest.mark.parametrize("name", ["llama_odd_sizes", "llama_tied", "qwen2", "gpt2"])
+def test_a_second_start_reads_and_answers_the_same(
+    name: str, weights: str, tmp_path: Path, cache: PackCache
+) -> None:
+    case = case_of(name)
+    folder = case.write(tmp_path / "model")
+    plain, expected = run(folder, case, None, weights)
+    first, of_first = run(folder, case, cache, weights)
+    second, of_second = run(folder, case, cache, weights)
+    found = (plain.weights_from_cache, first.weights_from_cache, second.weights_from_cache)
+    assert found == (False, False, True)
+    np.testing.assert_array_equal(of_first, expected)
+    np.testing.assert_array_equal(of_second, expected)
+    assert plain.weight_bytes == first.weight_bytes == second.weight_bytes
+    assert plain.numerics() == first.numerics() == second.numerics()
+
+
+def test_the_fingerprint_is_kept_if_it_was_known(tmp_path: Path, cache: PackCache) -> None:
+    folder = write_tiny_model(tmp_path / "model")
+    backend = NativeBackend(1, weights="w8", pack_cache=cache)
+    first = TinyRun(folder, backend=backend)
+    expected = first.executable.numerics()["weights"]
+    first.prompt_logits([1, 2])
+    wait_for_writers()
+    second = TinyRun(folder, backend=backend)
+    Path(folder / "model.safetensors").unlink()  # nothing to compute it from
+    assert second.executable.numerics()["weights"] == expected
+
+
+def test_other_formats_and_fusions_have_files_of_their_own(
+    tmp_path: Path, cache: PackCache
+) -> None:
+    case = case_of("llama")
+    folder = case.write(tmp_path / "model")
+    for weights in ("w8", "w4"):
+        for fusions in (Fusions(), NO_FUSIONS):
+            executable, _ = run(folder, case, cache, weights, fusions)
+            assert not executable.weights_from_cache
+    assert len(cache.entries()) == 4
+    for weights in ("w8", "w4"):
+        for fusions in (Fusions(), NO_FUSIONS):
+            assert run(folder, case, cache, weights, fusions)[0].weights_from_cache
+
+
+def test_a_new_checkpoint_in_the_same_place_is_packed(tmp_path: Path, cache: PackCache) -> None:
+    case = case_of("llama")
+    folder = case.write(tmp_path / "model")
+    _, before = run(folder, case, cache, "w8")
+    time.sleep(TICK_S)
+    write_tiny_model(folder, seed=5)
+    executable, after = run(folder, case, cache, "w8")
+    assert not executable.weights_from_cache
+    assert not np.array_equal(before, after)
+    np.testing.assert_array_equal(after, run(folder, case, None, "w8")[1])
+    assert len(cache.entries()) == 1
+
+
+def test_a_checkpoint_that_changes_meanwhile_is_not_kept(
+    tmp_path: Path, cache: PackCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_weights, "LONGEST_WAIT_S", 30.0)
+    folder = write_tiny_model(tmp_path / "model")
+    backend = NativeBackend(1, weights="w8", pack_cache=cache)
+    tiny = TinyRun(folder, backend=backend)
+    time.sleep(TICK_S)
+    write_tiny_model(folder, seed=5)
+    tiny.prompt_logits([1, 2])
+    wait_for_writers()
+    assert cache.entries() == []
+
+
+def test_a_damaged_file_is_made_anew(
+    tmp_path: Path, cache: PackCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = case_of("qwen2")
+    folder = case.write(tmp_path / "model")
+    _, expected = run(folder, case, cache, "w8")
+    (path,) = cache.folder.iterdir()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    executable, logits = run(folder, case, cache, "w8")
+    assert not executable.weights_from_cache
+    assert "made anew" in caplog.text
+    np.testing.assert_array_equal(logits, expected)
+    assert run(folder, case, cache, "w8")[0].weights_from_cache
+
+
+def test_a_cache_that_cannot_be_written_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = case_of("llama")
+    folder = case.write(tmp_path / "model")
+    nowhere = PackCache(Path("/proc/octavo"), least_bytes=0)
+    with caplog.at_level(logging.WARNING):
+        _, logits = run(folder, case, nowhere, "w8")
+    np.testing.assert_array_equal(logits, run(folder, case, None, "w8")[1])
+    assert [record.getMessage().count("are not kept") for record in caplog.records] == [1]
+
+
+def test_writing_waits_until_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_weights, "QUIET_S", 0.05)
+    steps = iter([0, 0, 0, *range(1, 40)])
+    seen: list[int] = []
+
+    def count() -> int:
+        seen.append(next(steps, 39))
+        return seen[-1]
+
+    packed_weights._wait_until_quiet(count)
+    assert seen[-2:] == [39, 39]  # not before the first, and not between two
+    monkeypatch.setattr(packed_weights, "LONGEST_WAIT_S", 0.01)
+    packed_weights._wait_until_quiet(lambda: 0)
+
+
+def test_dummy_weights_are_never_kept(tmp_path: Path, cache: PackCache) -> None:
+    spec = ModelSpec.read(write_tiny_model(tmp_path / "model"))
+    program = build(spec, 64)
+    made = packed(program, DummyWeights(), "w8", cache)
+    assert not made.from_cache
+    assert made.keep(lambda: None, lambda: 1) is None
+
+
+def packed(
+    program: object,
+    source: object,
+    weights: str,
+    cache: PackCache | None = None,
+    fusions: Fusions | None = None,
+) -> PackedWeights:
+    formats = formats_of(program, weights)  # type: ignore[arg-type]
+    fused = fuse(program, fusions or Fusions(), lambda linear: formats[linear.weight])  # type: ignore[arg-type]
+    packer = Products(ThreadPool(2))
+    return PackedWeights(fused, source, packer, formats, weights, cache, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weights", FORMAT_NAMES)
+@pytest.mark.parametrize("block_bytes", [1, packed_weights.BLOCK_BYTES])
+@pytest.mark.parametrize("name", ["llama_odd_sizes", "gpt2", "qwen2_tied"])
+def test_panels_are_those_of_the_twin(
+    name: str, block_bytes: int, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a matrix is packed at once or panel by panel; stacked, in turns, or alone."""
+    monkeypatch.setattr(packed_weights, "BLOCK_BYTES", block_bytes)
+    case = case_of(name)
+    folder = case.write(tmp_path)
+    program = build(ModelSpec.read(folder), 64)
+    source = Checkpoint(folder)
+    formats = formats_of(program, weights)
+    made = packed(program, source, weights)
+    num_turns = num_stacked = num_bytes = 0
+    for stack in made._views:
+        parts = [pack(formats[weight], source.load(weight)) for weight in stack.weights]
+        panels = made.panels(stack)
+        num_bytes += panels.size
+        assert panels.ctypes.data % 64 == 0
+        if stack.takes_turns:
+            num_turns += 1
+            np.testing.assert_array_equal(panels[0::2], parts[0])
+            np.testing.assert_array_equal(panels[1::2], parts[1])
+        else:
+            num_stacked += len(parts) > 1
+            np.testing.assert_array_equal(panels, np.concatenate(parts))
+    assert made.num_bytes == num_bytes
+    assert num_stacked > 0
+    assert (num_turns > 0) == (name != "gpt2")
+    matrices = {weight: FORMATS[form].shape(*weight.shape) for weight, form in formats.items()}
+    if name == "qwen2_tied" and weights != "f32":
+        assert num_bytes == sum(panels * size for panels, size in matrices.values())
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_what_is_not_finite_is_named(poison: float, tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path)
+    program = build(ModelSpec.read(folder), 64)
+    source = Poisoned(Checkpoint(folder).load_rows, poison)
+    with pytest.raises(ModelError, match=r"up_proj.weight' holds NaN or infinity"):
+        packed(program, source, "w8")
+
+
+class Poisoned:
+    """One number of one tensor is none."""
+
+    def __init__(self, load_rows: Callable[..., np.ndarray], poison: float) -> None:
+        self._load_rows = load_rows
+        self._poison = poison
+
+    def load_rows(self, weight: object, begin: int, end: int) -> np.ndarray:
+        rows = self._load_rows(weight, begin, end).copy()
+        if "layers.1.mlp.up_proj" in weight.tensor:  # type: ignore[attr-defined]
+            rows[-1, -1] = self._poison
+        return rows
