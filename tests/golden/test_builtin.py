@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from octavo import LLM, SamplingParams
+from octavo._native import instruction_sets
 from octavo.models.builtin import builtin_folder
+from repetition import loop_in
+from tests.golden.builtin_formats import CASES, FORMATS, TARGET, answers, family_of
 
 HERE = Path(__file__).parent
-CASES: list[dict[str, Any]] = json.loads((HERE / "builtin.json").read_text())["cases"]
 BEGINNINGS = (HERE / "beginnings.txt").read_text().splitlines()
 MAX_TOKENS = 200
-TIMES, LOOP_TOKENS = 3, 24
 
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[LLM]:
-    with LLM() as opened:
+    with LLM(weights="f32") as opened:
         yield opened
 
 
@@ -43,6 +44,32 @@ def test_there_are_three_beginnings_and_a_chat() -> None:
     assert all(len(case["ids"]) >= 40 for case in CASES)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("instruction_set", instruction_sets())
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_writes_what_it_wrote(
+    name: str, instruction_set: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCTAVO_CPU_ISA", instruction_set)
+    family = family_of(FORMATS[name], instruction_set)
+    known = {(each["format"], each["family"]): each["ids"] for each in kept()}
+    assert answers(FORMATS[name]) == known[name, family]
+
+
+def kept() -> list[dict[str, Any]]:
+    """The answers in each format, found by ``make_builtin_formats``."""
+    rows: list[dict[str, Any]] = json.loads(TARGET.read_text())
+    return rows
+
+
+def test_in_f32_that_is_what_transformers_writes_and_in_w4_it_is_not() -> None:
+    expected = [case["ids"] for case in CASES[:3]]
+    ids = {each["format"]: each["ids"] for each in kept()}
+    assert ids.keys() == FORMATS.keys()
+    assert ids["f32"] == expected
+    assert ids["w4"] != expected, "the formats would not be told apart"
+
+
 def test_the_card_shows_these_stories() -> None:
     card = (builtin_folder() / "README.md").read_text(encoding="utf-8")
     shown = " ".join(line.lstrip("> ") for line in card.splitlines() if line.startswith(">"))
@@ -51,22 +78,6 @@ def test_the_card_shows_these_stories() -> None:
         continuation = " ".join(case["text"].split())
         space = " " if case["text"][0].isspace() else ""
         assert f"**{case['prompt']}**{space}{continuation}" in shown
-
-
-def loop_in(ids: Sequence[int]) -> list[int] | None:
-    """A block of tokens that stands TIMES times in a row and then covers LOOP_TOKENS or more.
-
-    "very, very, very happy" is none: it is too short. A block repeated as often as it takes to
-    reach LOOP_TOKENS is one, however short.
-    """
-    for length in range(1, len(ids) // TIMES + 1):
-        span = max(TIMES * length, LOOP_TOKENS)
-        equal = 0  # tokens in a row that equal the one a block before
-        for position in range(length, len(ids)):
-            equal = equal + 1 if ids[position] == ids[position - length] else 0
-            if equal + length >= span:
-                return list(ids[position - length + 1 : position + 1])
-    return None
 
 
 @pytest.mark.parametrize(
@@ -86,14 +97,17 @@ def test_what_a_loop_is(ids: list[int], is_loop: bool) -> None:
 
 
 @pytest.mark.slow
-def test_greedy_answers_do_not_loop(llm: LLM) -> None:
+@pytest.mark.parametrize("name", ["f32", "w8"])
+def test_greedy_answers_do_not_loop(name: str) -> None:
     assert len(BEGINNINGS) == 20
-    outputs = llm.generate(BEGINNINGS, SamplingParams(max_tokens=MAX_TOKENS, temperature=0.0))
-    loops = {}
-    for beginning, output in zip(BEGINNINGS, outputs, strict=True):
-        assert output.usage.completion_tokens >= 20, beginning
-        block = loop_in(output.choices[0].token_ids)
-        if block is not None:
-            assert llm.text.tokenizer is not None
-            loops[beginning] = llm.text.tokenizer.decode(block)
+    params = SamplingParams(max_tokens=MAX_TOKENS, temperature=0.0)
+    with LLM(**FORMATS[name]) as llm:
+        outputs = llm.generate(BEGINNINGS, params)
+        assert llm.text.tokenizer is not None
+        loops = {}
+        for beginning, output in zip(BEGINNINGS, outputs, strict=True):
+            assert output.usage.completion_tokens >= 20, beginning
+            block = loop_in(output.choices[0].token_ids)
+            if block is not None:
+                loops[beginning] = llm.text.tokenizer.decode(block)
     assert not loops

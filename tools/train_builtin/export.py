@@ -21,7 +21,8 @@ from tokenizers import Tokenizer
 from corpus import SEPARATOR, read_corpus
 from make_tokenizer import END_OF_TEXT, tokenizer_config
 from model import CONFIG, Stories
-from train import STEPS, held_out_bits
+from repetition import NGRAM
+from train import held_out_bits
 
 GENERATION = {
     "bos_token_id": CONFIG["bos_token_id"],
@@ -105,6 +106,17 @@ def row_of(step: int, log: Path) -> dict[str, float]:
     return [row for row in rows if row["step"] == step][-1]
 
 
+def less_repetition(log: Path) -> str:
+    """What ``unloop.py`` changed, from its first and its last row."""
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    before, after = (f"{100 * row['repeating']:.0f} %" for row in (rows[0], rows[-1]))
+    return (
+        f"Of the likeliest continuations of training stories' beginnings, {before} had a run of"
+        f" {NGRAM} tokens or a sentence twice before the steps against repetition, {after} after"
+        " them."
+    )
+
+
 def fill_card(card: Path, parts: dict[str, str]) -> None:
     """Replace what stands between ``<!-- NAME -->`` and ``<!-- end of NAME -->``."""
     text = card.read_text(encoding="utf-8")
@@ -120,13 +132,11 @@ def fill_card(card: Path, parts: dict[str, str]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("text", type=Path, help="the folder with the TinyStories files")
-    parser.add_argument("run", type=Path, help="the folder that train.py wrote")
+    parser.add_argument("run", type=Path, help="the folder of train.py and unloop.py")
     parser.add_argument("folder", type=Path, help="the model folder to write")
     arguments = parser.parse_args()
     run, folder = arguments.run, arguments.folder
-    saved = torch.load(run / "training.pt", map_location="cpu")
-    if saved["step"] < STEPS:
-        print(f"this training is not at its end: step {saved['step']} of {STEPS}")
+    saved = torch.load(run / "unlooped.pt", map_location="cpu")
     tokenizer = Tokenizer.from_file(str(run / "tokenizer.json"))
     held_out = read_corpus(arguments.text).held_out
     (run / "held_out.txt").write_text(f"\n{SEPARATOR}\n".join(held_out) + "\n", encoding="utf-8")
@@ -138,15 +148,17 @@ def main() -> None:
     bits = held_out_bits(model, tokenizer, held_out)
     model.eval()
     row = row_of(saved["step"], run / "loss.jsonl")
-    print(f"held-out bits per character: {bits:.4f} in bfloat16, {row['held_out_bits']} before")
+    print(f"held-out bits per character: {bits:.4f}")
     continuations = "\n\n".join(
         f"> **{beginning}**{_quoted(continued(model, tokenizer, beginning))}"
         for beginning in BEGINNINGS
     )
+    changed = less_repetition(run / "unloop.jsonl")
     loss = (
         f"After {row['step']:,} steps, {row['tokens']:,} tokens: training loss {row['loss']:.3f}"
-        f" nats a token; {bits:.3f} bits a character on the {len(held_out)} held-out stories,"
-        f" each alone after `{END_OF_TEXT}`, in float32 with the packaged weights."
+        f" nats a token, and {row['held_out_bits']:.3f} bits a character on the {len(held_out)}"
+        f" held-out stories, each alone after `{END_OF_TEXT}`. {changed}"
+        f" The packaged weights, in float32: {bits:.3f} bits a character on the held-out stories."
     )
     fill_card(folder / "README.md", {"loss": loss, "continuations": continuations})
     size = sum(path.stat().st_size for path in folder.iterdir())

@@ -2,8 +2,8 @@
 
     python tools/train_builtin/train.py ../shared/data/text build/builtin
 
-An interrupted run goes on where it last saved. The schedule holds the rate and then lets it fall
-to nothing over the second half.
+An interrupted run goes on where it last saved, with the tokeniser that it began with. The schedule
+holds the rate and then lets it fall to nothing over the second half.
 """
 
 import argparse
@@ -83,8 +83,11 @@ def main() -> None:
     torch.manual_seed(SEED)
     torch.set_num_threads(2)
     corpus = read_corpus(arguments.text)
-    tokenizer = make_tokenizer(corpus.train)
-    save(tokenizer, out)
+    if (out / "tokenizer.json").exists():
+        tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
+    else:
+        tokenizer = make_tokenizer(corpus.train)
+        save(tokenizer, out)
     model = Stories(DROPOUT)
     weights = sum(weight.numel() for weight in model.parameters())
     print(f"{len(corpus.train)} stories, {weights:,} parameters", flush=True)
