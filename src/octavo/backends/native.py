@@ -176,14 +176,13 @@ class NativeExecutable:
         self.weight_bytes = layout.weight_bytes
         self.weights_from_cache = packed.from_cache
         """Whether they were read packed."""
-        self._fingerprint = packed.fingerprint
-        self._num_steps = 0
-        packed.keep(lambda: self._fingerprint, lambda: self._num_steps)
+        self._packed = packed
+        packed.keep()
 
     def numerics(self) -> dict[str, str]:
         """What decides the bits of keys and values; asks for the weights' fingerprint."""
-        if self._fingerprint is None:
-            self._fingerprint = self._source.fingerprint
+        if self._packed.fingerprint is None:
+            self._packed.fingerprint = self._source.fingerprint
         return {
             "backend": f"{NativeBackend.name} {VERSION}",
             "instruction_set": self._family,
@@ -191,7 +190,7 @@ class NativeExecutable:
             "program": self._program_digest,
             "rope": self._rope_digest,
             "weight_format": self._weight_format,
-            "weights": self._fingerprint,
+            "weights": self._packed.fingerprint,
         }
 
     def run(self, batch: Batch) -> Rows:
@@ -234,7 +233,7 @@ class NativeExecutable:
 
     def _compute(self, batch: Batch) -> None:
         """Everything before the heads."""
-        self._num_steps += 1
+        self._packed.num_steps += 1
         for group, source, target in batch.page_copies.tolist():
             self._pages[group][target] = self._pages[group][source]
         self._forward.run(

@@ -92,7 +92,9 @@ class PackedWeights:
             found = cache.load(self._wanted, self._memory, num_threads)
         self.from_cache = found is not None
         self.fingerprint = None if found is None else found.fingerprint
-        """Of the source, if the cache knows it."""
+        """Of the source, if the cache knows it, or if somebody told; it is kept with the rest."""
+        self.num_steps = 0
+        """Counted by whoever computes with the weights."""
         if found is None:
             for stack in self._views:
                 _pack(stack, formats, source, packer, self.panels(stack))
@@ -103,38 +105,27 @@ class PackedWeights:
         block: U8 = self._memory[begin : begin + num_panels * panel_bytes]
         return block.reshape(num_panels, panel_bytes)
 
-    def keep(
-        self, fingerprint: Callable[[], str | None], steps: Callable[[], int]
-    ) -> threading.Thread | None:
-        """Write them to the cache while nobody waits for an answer; None: there is no need.
+    def keep(self) -> bool:
+        """Write them to the cache while nobody waits for an answer; False: there is no need.
 
-        A process that ends does so after its weights are written.
-
-        Args:
-            fingerprint: the source's, if it is known by then.
-            steps: how many were computed so far.
+        A process that ends does so after its weights are written. Nothing but the weights is held
+        meanwhile.
         """
         if self._cache is None or self._wanted is None or self.from_cache:
-            return None
-        arguments = (self._cache, self._wanted, fingerprint, steps)
+            return False
         # No daemon: a command that ends with its first answer leaves packed weights too.
-        thread = threading.Thread(target=self._keep, args=arguments, name="octavo-pack-cache")
-        thread.start()
-        return thread
+        threading.Thread(
+            target=self._keep, args=(self._cache, self._wanted), name="octavo-pack-cache"
+        ).start()
+        return True
 
-    def _keep(
-        self,
-        cache: PackCache,
-        wanted: Contents,
-        fingerprint: Callable[[], str | None],
-        steps: Callable[[], int],
-    ) -> None:
-        _wait_until_quiet(steps)
+    def _keep(self, cache: PackCache, wanted: Contents) -> None:
+        _wait_until_quiet(lambda: self.num_steps)
         identity = self._source.identity()
         if identity is None or identity.state != wanted.state:
             return  # the files changed: which numbers were packed, nobody knows
         try:
-            if not cache.store(replace(wanted, fingerprint=fingerprint()), self._memory):
+            if not cache.store(replace(wanted, fingerprint=self.fingerprint), self._memory):
                 logger.info("the packed weights of %s are too large to be kept", wanted.place)
         except OSError as error:
             logger.warning("the packed weights of %s are not kept: %s", wanted.place, error)
