@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from octavo.server.record import RequestRecord
+from octavo.server.respond import Responder, while_connected
 from octavo.server.settings import ServerSettings
 from tests.server.serving import CHAT, COMPLETIONS, HELLO, MODEL, Connection, Serving, serving
 
@@ -125,3 +128,30 @@ async def test_an_engine_that_dies_ends_streams_with_an_error(folder: Path) -> N
         assert (ready.status_code, ready.json()["error"]["code"]) == (503, "not_ready")
         assert (await server.http.get("/livez")).status_code == 200
         assert (await server.http.get("/metrics")).status_code == 200
+
+
+@pytest.mark.parametrize(("leaves_during", "outcome"), [("first", "abandoned"), ("last", "ok")])
+async def test_what_is_sent_to_nobody_is_no_answer(leaves_during: str, outcome: str) -> None:
+    """An answer that is ready goes on to its end, in one go, after the client has left."""
+    gone = asyncio.Event()
+    record = RequestRecord("id", 0.0)
+
+    async def receive() -> dict[str, str]:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message.get("body") == leaves_during.encode():
+            gone.set()
+            if message["more_body"]:  # the connection breaks while this waits for room
+                await asyncio.sleep(0)
+
+    async def answer() -> None:
+        responder = Responder(send, record)
+        await responder.begin_stream()
+        await responder.events(b"first")
+        await responder.end_stream(b"last")
+
+    await while_connected(receive, record, answer())
+    assert record.is_complete
+    assert record.outcome == outcome

@@ -26,6 +26,8 @@ class RequestRecord:
     error_code: str | None = None
     is_complete: bool = False
     """Whether the last byte of the answer was handed over."""
+    is_gone: bool = False
+    """Whether the client had gone before; what is sent then goes nowhere, without an error."""
     usage: Usage | None = None
     """Of what an engine did for it, also when nobody waited for the end."""
 
@@ -38,4 +40,4 @@ class RequestRecord:
             return "refused"
         if self.error_code is not None:
             return "failed"
-        return "ok" if self.is_complete else "abandoned"
+        return "ok" if self.is_complete and not self.is_gone else "abandoned"

@@ -74,9 +74,9 @@ class Responder:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _body(self, body: bytes, *, more: bool) -> None:
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
         if not more:
             self.record.is_complete = True
-        await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 def attach(scope: Scope, responder: Responder) -> None:
@@ -97,7 +97,7 @@ async def while_connected(
         ClientGone: it was cancelled.
     """
     task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(_disconnected(receive))
+    watch = asyncio.ensure_future(_disconnected(receive, record))
     try:
         await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
         if not task.done() and not record.is_complete:
@@ -110,6 +110,7 @@ async def while_connected(
         await asyncio.gather(task, watch, return_exceptions=True)
 
 
-async def _disconnected(receive: Receive) -> None:
+async def _disconnected(receive: Receive, record: RequestRecord) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    record.is_gone = not record.is_complete  # the end of an answer looks the same from here
