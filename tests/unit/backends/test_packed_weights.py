@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
@@ -239,6 +240,25 @@ def test_panels_are_those_of_the_twin(
     matrices = {weight: FORMATS[form].shape(*weight.shape) for weight, form in formats.items()}
     if name == "qwen2_tied" and weights != "f32":
         assert num_bytes == sum(panels * size for panels, size in matrices.values())
+
+
+def test_whoever_changes_panels_raises_the_version() -> None:
+    """Files of another version are made anew; those of this one hold these bytes."""
+    matrix = np.random.default_rng(11).integers(-99, 99, (70, 300)).astype(np.float32) / 64
+    digests = {}
+    for name in FORMAT_NAMES:
+        panels = np.zeros(FORMATS[name].shape(*matrix.shape), np.uint8)
+        assert Products(ThreadPool(1)).pack(name, matrix, panels)
+        digests[name] = hashlib.blake2b(panels.data, digest_size=8).hexdigest()
+    assert (packed_weights.PACKER, digests) == (
+        "octavo panels 1",
+        {
+            "f32": "2a721fee7b3b2748",
+            "bf16": "e0cb89004993925e",
+            "w8": "e88d02de702016f7",
+            "w4": "6a33edbe417e6a7b",
+        },
+    )
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
