@@ -35,7 +35,7 @@ $(VENV)/native.stamp: $(VENV)/install.stamp $(SOURCES)
 	@touch $@
 
 demo: build
-	$(BIN)/python -m octavo.demo $(if $(MODEL),--model $(MODEL))
+	$(BIN)/python -m octavo.demo $(if $(MODEL),--model '$(MODEL)')
 
 # The wheel's own build folder keeps the editable install's valid.
 DIST ?= dist
