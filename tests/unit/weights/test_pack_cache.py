@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from octavo.weights import packed_file
+from octavo.weights import pack_cache, packed_file
 from octavo.weights.pack_cache import PackCache
 from octavo.weights.packed_file import Contents
 
@@ -117,7 +117,8 @@ def flipped(data: bytes, position: int, bits: int) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small_pieces")
-def test_a_flipped_byte_is_a_miss(cache: PackCache) -> None:
+def test_a_flipped_byte_is_a_miss(cache: PackCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack_cache.logger, "disabled", True)  # thousands of warnings
     cache.store(CONTENTS, weights())
     path = only_file(cache)
     data = path.read_bytes()
