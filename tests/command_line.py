@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class CommandLine:
 
     def __call__(self, *words: object, **variables: str) -> Ended:
         with self._monkeypatch.context() as context:
+            # A process has one command; handlers of earlier ones would write to closed streams.
+            context.setattr(logging.getLogger("octavo"), "handlers", [])
             for name, value in variables.items():
                 context.setenv(name, value)
             self._capsys.readouterr()
