@@ -27,7 +27,7 @@ inline void pause() {
 #endif
 }
 
-// The next layer of a model comes within microseconds, the next request within milliseconds.
+// The next stage of a step comes within microseconds, the next step within a millisecond.
 constexpr int kSpins = 2000;
 constexpr int kYields = 50;
 

@@ -32,7 +32,7 @@ struct Stage {
 // A run goes through its stages; the next one begins when all items of the one before are done.
 // What counts is the items, not the threads: nobody waits for a thread that has claimed nothing.
 //
-// Several threads may call run(); they take turns.
+// Several threads may call run(); those that use the workers take turns.
 //
 // After fork() the child has no workers. The child's copy of a pool then does all work on the
 // calling thread, takes none of the parent's locks, and is never joined. A pool made in the child

@@ -1,6 +1,6 @@
 // Python builds a program call by call, then runs steps without the GIL. Arrays are checked for
-// type, dimensions and contiguity by nanobind, never converted; sizes are the Python side's, which
-// has them from the program (octavo/backends/native.py).
+// type, dimensions and contiguity by nanobind, never converted; sizes of weights are the Python
+// side's, which has them from the program (octavo/backends/native.py).
 #include "bindings/forward.h"
 
 #include <nanobind/ndarray.h>
@@ -8,6 +8,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <mutex>
 #include <optional>
 
 #include "bindings/pool.h"
@@ -76,6 +78,7 @@ class PyForward {
     auto rows = std::make_unique<EmbedRows>();
     rows->table = keep(table);
     rows->features = static_cast<int64_t>(table.shape(1));
+    if (!by_position) num_entries_ = std::min(num_entries_, static_cast<int64_t>(table.shape(0)));
     rows->by_position = by_position;
     rows->out = out;
     forward_.add_rows(std::move(rows));
@@ -89,6 +92,8 @@ class PyForward {
     kept_.push_back(nb::cast(panels));
     rows->panels = panels.data();
     rows->bytes_of_panel = panel_bytes(kind, padded(depth, depth_unit(kind)));
+    num_entries_ = std::min(
+        num_entries_, static_cast<int64_t>(panels.shape(0)) / rows->bytes_of_panel * kPanelColumns);
     rows->features = depth;
     rows->out = out;
     forward_.add_rows(std::move(rows));
@@ -187,7 +192,9 @@ class PyForward {
     kept_.push_back(nb::cast(pages));
     const KvFormat kv = choice_of<KvFormat>(
         format, {{"f32", KvFormat::kF32}, {"bf16", KvFormat::kBf16}, {"int8", KvFormat::kInt8}});
-    return forward_.add_pool(PagePool{pages.data(), num_layers, num_kv_heads, head_dim, kv});
+    const PagePool pool{pages.data(), num_layers, num_kv_heads, head_dim, kv};
+    num_pages_.push_back(static_cast<int64_t>(pages.shape(0)) / pool.page_bytes());
+    return forward_.add_pool(pool);
   }
 
   void write_kv(int pool, int64_t layer, View keys, View values) {
@@ -247,6 +254,7 @@ class PyForward {
         throw nb::value_error("tables: one row for each sequence is needed");
       }
     }
+    check_rows(token_ids.data(), positions.data(), row_starts.data(), num_seqs, tables);
     Step step{};
     step.token_ids = token_ids.data();
     step.positions = positions.data();
@@ -256,7 +264,9 @@ class PyForward {
     for (const Ints2& table : tables) {
       step.tables.push_back({table.data(), static_cast<int64_t>(table.shape(1))});
     }
+    num_tokens_ = num_tokens;
     nb::gil_scoped_release released;
+    const std::lock_guard<std::mutex> turn(turn_);
     forward_.run_tokens(step);
   }
 
@@ -264,7 +274,13 @@ class PyForward {
     if (static_cast<int64_t>(head_rows.shape(0)) > forward_.limits().max_heads) {
       throw nb::value_error("head_rows: more than the program was compiled for");
     }
+    for (size_t i = 0; i < head_rows.shape(0); ++i) {
+      if (!is_below(head_rows.data()[i], num_tokens_)) {
+        throw nb::value_error("head_rows: not a row of the step");
+      }
+    }
     nb::gil_scoped_release released;
+    const std::lock_guard<std::mutex> turn(turn_);
     forward_.run_heads(head_rows.data(), static_cast<int64_t>(head_rows.shape(0)));
   }
 
@@ -277,6 +293,38 @@ class PyForward {
   }
 
  private:
+  static bool is_below(int32_t index, int64_t count) { return index >= 0 && index < count; }
+
+  // What indexes memory: a bug in the bookkeeping fails its step, and writes nobody's pages.
+  void check_rows(const int32_t* token_ids, const int32_t* positions, const int32_t* row_starts,
+                  int64_t num_seqs, const std::vector<Ints2>& tables) const {
+    for (int64_t seq = 0; seq < num_seqs; ++seq) {
+      if (row_starts[seq] > row_starts[seq + 1]) throw nb::value_error("row_starts: not ascending");
+    }
+    for (int64_t seq = 0; seq < num_seqs; ++seq) {
+      for (int32_t row = row_starts[seq]; row < row_starts[seq + 1]; ++row) {
+        if (!is_below(token_ids[row], num_entries_)) {
+          throw nb::value_error("token_ids: not in the vocabulary");
+        }
+        if (!is_below(positions[row], forward_.limits().max_model_len)) {
+          throw nb::value_error("positions: beyond the longest sequence");
+        }
+      }
+      if (row_starts[seq] == row_starts[seq + 1]) continue;
+      const int64_t last_page = positions[row_starts[seq + 1] - 1] / kPageTokens;
+      for (size_t pool = 0; pool < tables.size(); ++pool) {
+        const auto width = static_cast<int64_t>(tables[pool].shape(1));
+        if (last_page >= width) throw nb::value_error("tables: too narrow for a position");
+        const int32_t* pages = tables[pool].data() + seq * width;
+        for (int64_t page = 0; page <= last_page; ++page) {
+          if (!is_below(pages[page], num_pages_[pool])) {
+            throw nb::value_error("tables: a page that there is not");
+          }
+        }
+      }
+    }
+  }
+
   ProductWeights weights_of(const std::string& format, const Bytes& panels, int64_t num_panels,
                             int64_t depth, const std::optional<Floats1>& bias) {
     const Format kind = format_of(format);
@@ -291,6 +339,10 @@ class PyForward {
   const InstructionSet& set_;
   Forward forward_;
   std::vector<nb::object> kept_;
+  std::vector<int64_t> num_pages_;  // of each pool
+  int64_t num_entries_ = 1 << 30;   // of the smallest table of tokens
+  int64_t num_tokens_ = 0;          // of the last step
+  std::mutex turn_;
 };
 
 // The first `rows` rows of a buffer, as they are now.

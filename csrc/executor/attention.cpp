@@ -8,7 +8,8 @@
 namespace octavo {
 namespace {
 
-constexpr int64_t kUnitsAThread = 4;  // with fewer, chunks are shared out
+constexpr int64_t kPartsAThread = 128;  // chunks that wait to be merged
+constexpr int64_t kUnitsAThread = 4;    // with fewer, chunks are shared out
 
 int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -30,7 +31,8 @@ AttentionPlan::AttentionPlan(int64_t group, int64_t num_kv_heads, int64_t heads_
       heads_of_one_(heads_of_one),
       window_(window),
       split_below_(num_threads == 1 ? 0 : kUnitsAThread * num_threads),
-      max_parts_(split_below_ * ceil_divide(max_model_len, kChunkTokens)) {}
+      max_parts_(std::min(split_below_ * ceil_divide(max_model_len, kChunkTokens),
+                          kPartsAThread * num_threads)) {}
 
 void AttentionPlan::make(const Step& step, uint64_t step_number) {
   if (step_number == step_number_) return;
@@ -61,7 +63,9 @@ void AttentionPlan::make(const Step& step, uint64_t step_number) {
       }
     }
   }
-  is_split_ = static_cast<int64_t>(units_.size()) < split_below_;
+  int64_t num_chunks = 0;
+  for (const Unit& unit : units_) num_chunks += unit.last_chunk - unit.first_chunk;
+  is_split_ = static_cast<int64_t>(units_.size()) < split_below_ && num_chunks <= max_parts_;
   int32_t num_parts = 0;
   for (size_t index = 0; index < units_.size(); ++index) {
     Unit& unit = units_[index];

@@ -146,6 +146,7 @@ void Forward::run(const Calls& calls, int64_t num_rows) {
   }
   stage_seconds_.resize(stages_.size());
   threads_.run_stages(stages_.data(), static_cast<int64_t>(stages_.size()), stage_seconds_.data());
+  const std::lock_guard<std::mutex> lock(seconds_mutex_);
   const std::string prefix = &calls == &head_calls_ ? "head: " : "";
   for (size_t s = 0; s < stages_.size(); ++s) {
     seconds_[prefix + stages_[s].kind] += stage_seconds_[s];
@@ -153,8 +154,14 @@ void Forward::run(const Calls& calls, int64_t num_rows) {
 }
 
 void Forward::profile(bool on) {
+  const std::lock_guard<std::mutex> lock(seconds_mutex_);
   profiles_ = on;
   seconds_.clear();
+}
+
+std::map<std::string, double> Forward::seconds() const {
+  const std::lock_guard<std::mutex> lock(seconds_mutex_);
+  return seconds_;
 }
 
 }  // namespace octavo

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,8 @@ struct ForwardLimits {
 
 // Calls are added in the order in which they are computed: first those on all tokens, then, after
 // begin_heads(), those on the rows whose logits are wanted. Memory is taken while they are added,
-// never in a step. Arrays that are handed in stay the caller's, and must outlive this.
+// and by lists that grow with the largest step. One thread at a time runs a step. Arrays that are
+// handed in stay the caller's, and must outlive this.
 class Forward {
  public:
   Forward(ThreadPool& threads, const KernelTable& kernels, ForwardLimits limits, bool joins_rows);
@@ -48,7 +50,7 @@ class Forward {
 
   // Seconds of each kind of stage since profiling began; the head's stages are kinds of their own.
   void profile(bool on);
-  const std::map<std::string, double>& seconds() const { return seconds_; }
+  std::map<std::string, double> seconds() const;
 
   // The step's arrays are read until the last run_heads() on them.
   void run_tokens(const Step& step);
@@ -90,6 +92,7 @@ class Forward {
   std::vector<Stage> stages_;
   bool profiles_ = false;
   std::vector<double> stage_seconds_;
+  mutable std::mutex seconds_mutex_;  // steps and readers may be on different threads
   std::map<std::string, double> seconds_;
 };
 

@@ -207,14 +207,20 @@ inline void pack_small_group_w4(const float (*weights)[kPanelColumns], uint8_t* 
   }
 }
 
-inline void pack_group_bf16(const Slab& slab, int64_t depth, uint8_t* to) {
+// Returns whether all rounded weights are finite: the largest float32 numbers round to infinity.
+inline bool pack_group_bf16(const Slab& slab, int64_t depth, uint8_t* to) {
+  uint32_t overflow = 0;
   alignas(64) uint32_t pairs[kPanelColumns];
   for (int64_t k = 0; k < depth; k += 2) {
     for (int c = 0; c < kPanelColumns; ++c) {
       pairs[c] = bf16_bits(slab.at[k][c]) | bf16_bits(slab.at[k + 1][c]) << 16;
     }
+    for (int c = 0; c < kPanelColumns; ++c) {
+      overflow |= ((pairs[c] & 0x7FFF) + 0x0080) | ((pairs[c] >> 16 & 0x7FFF) + 0x0080);
+    }
     __builtin_memcpy(to + k * kPanelColumns * 2, pairs, sizeof pairs);
   }
+  return (overflow & 0x8000) == 0;
 }
 
 void pack(const PackTask& task, int64_t begin, int64_t end) {
@@ -232,7 +238,9 @@ void pack(const PackTask& task, int64_t begin, int64_t end) {
           __builtin_memcpy(to, slab.at, count * kPanelColumns * 4);
           break;
         case Format::kBf16:
-          pack_group_bf16(slab, count, to);
+          if (!pack_group_bf16(slab, count, to)) {
+            __atomic_store_n(task.has_non_finite, 1, __ATOMIC_RELAXED);
+          }
           break;
         case Format::kW8:
           pack_group_w8(slab, to);

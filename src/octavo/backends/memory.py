@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 
 import numpy as np
@@ -20,7 +21,8 @@ def zeroed_bytes(size: int) -> NDArray[np.uint8]:
         start = -block.ctypes.data % 64
         return block[start : start + size]
     mapped = mmap.mmap(-1, size + _HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    mapped.madvise(mmap.MADV_HUGEPAGE)
+    with contextlib.suppress(OSError, AttributeError):  # only a wish
+        mapped.madvise(mmap.MADV_HUGEPAGE)
     block = np.frombuffer(mapped, np.uint8)
     start = -block.ctypes.data % _HUGE_PAGE
     return block[start : start + size]

@@ -24,8 +24,8 @@ from octavo.core.clock import monotonic
 from octavo.core.errors import ConfigError
 from octavo.core.kv_layout import page_bytes
 from octavo.program.fuse import Fusions, fuse
-from octavo.program.ir import Program
-from octavo.weights.formats import FORMATS
+from octavo.program.ir import Embed, Logits, Program
+from octavo.weights.formats import FORMATS, find_format
 from octavo.weights.pack_cache import PackCache
 from octavo.weights.recipes import describe, formats_of
 
@@ -47,7 +47,7 @@ class NativeBackend:
         pack_cache: where packed weights are looked for and kept; None: nowhere.
 
     Raises:
-        ConfigError: no such instruction set on this machine.
+        ConfigError: no such instruction set on this machine, or no such format.
     """
 
     name = "native"
@@ -65,7 +65,7 @@ class NativeBackend:
     ) -> None:
         self._num_threads = num_threads or available_cores()
         self._pack_cache = pack_cache
-        self._weights = weights
+        self._weights = find_format(weights).name
         self._kv = kv
         self._profile = profile
         self._pool = ThreadPool(self._num_threads)
@@ -84,7 +84,14 @@ class NativeBackend:
             else 4 * prod(weight.shape)
             for weight in program.weights()
         )
-        return sum(sizes)
+        # Float32 tables are rows, also where the head has the same numbers in panels.
+        heads = {part.weight for part in program.operations if isinstance(part, Logits)}
+        twice = {
+            part.table
+            for part in program.operations
+            if isinstance(part, Embed) and part.table in heads and formats[part.table] == "f32"
+        }
+        return sum(sizes) + sum(4 * prod(table.shape) for table in twice)
 
     def compile(self, program: Program, weights: WeightSource, limits: Limits) -> NativeExecutable:
         """Pack weights or read them packed, lay out the calls, make room for keys and values.

@@ -96,6 +96,11 @@ class Layout:
                     f" has {group.head_dim}",
                     hint="use backend='reference'",
                 )
+            if kv_format == "bf16" and group.head_dim % 2:
+                raise UnsupportedModel(
+                    f"bf16 keys lie in pairs, and heads here have {group.head_dim} numbers",
+                    hint="use kv='int8' or kv='f32'",
+                )
             number = forward.pool(
                 memory.reshape(-1), len(group.layers), group.num_kv_heads, group.head_dim, kv_format
             )
@@ -212,6 +217,12 @@ class Layout:
             if following is not None:
                 next_form = self._formats[following.parts[0].weight]
                 memory = self._operand_memory(rows, features, next_form, gated=True)
+                # Somebody may still read what was gated before.
+                assert all(
+                    self._last_reader[held] < index
+                    for held, operand in self._operand_of.items()
+                    if operand is memory
+                ), "gated values of one width are read before the next is made"
                 self._operand_of[values[0]] = memory
                 self._forward.product_gated(*shared, function, None, memory, next_form, features)
             else:

@@ -11,11 +11,12 @@ from safetensors.numpy import load_file, save_file
 
 from octavo._native import instruction_sets
 from octavo.backends.native import NativeBackend
-from octavo.core.errors import ModelError
+from octavo.core.errors import ConfigError, ModelError, UnsupportedModel
 from octavo.program.fuse import NO_FUSIONS, Fusions, Product, fuse
 from octavo.program.ir import Add, Glu, Linear
 from tests.architectures import CASES, Case
 from tests.forward import TinyRun
+from tests.tiny import write_tiny_model
 
 
 def parts_of(case: Case) -> list[list[int]]:
@@ -132,15 +133,30 @@ def test_packed_formats_stay_near_float32(weights: str, kv: str, tmp_path: Path)
     assert 0 < error.mean() / exact.std() < limits[weights]
 
 
-def test_weights_in_memory_are_those_announced(tmp_path: Path) -> None:
-    case = next(case for case in CASES if case.name == "llama_tied")
-    folder = case.write(tmp_path)
-    for weights in ("f32", "bf16", "w8", "w4"):
-        backend = NativeBackend(1, weights=weights, kv="bf16")
-        run = TinyRun(folder, backend=backend)
-        announced = backend.weight_bytes(run.program)
-        # A table of float32 rows is kept beside the head's panels; norms are not counted twice.
-        assert run.executable.weight_bytes >= announced > 0
+@pytest.mark.parametrize("name", ["llama", "llama_tied", "gpt2"])
+@pytest.mark.parametrize("weights", ["f32", "bf16", "w8", "w4"])
+def test_weights_in_memory_are_those_announced(name: str, weights: str, tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == name)
+    backend = NativeBackend(1, weights=weights, kv="int8")
+    run = TinyRun(case.write(tmp_path), backend=backend)
+    announced = backend.weight_bytes(run.program)
+    # A table of float32 rows is announced in whole panels.
+    assert 0 <= announced - run.executable.weight_bytes < 32 * 4 * run.spec.hidden_size
+
+
+def test_heads_of_odd_size_are_refused_where_keys_lie_in_pairs(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path, "gpt2", n_embd=36, n_head=4)  # nine numbers a head
+    with pytest.raises(UnsupportedModel, match="heads here have 9 numbers"):
+        TinyRun(folder, backend=NativeBackend(1, weights="w8", kv="bf16"))
+    prompt = list(range(3, 40))
+    exact = TinyRun(folder).prompt_logits(prompt)
+    packed = TinyRun(folder, backend=NativeBackend(1, weights="f32", kv="int8"))
+    assert np.abs(packed.prompt_logits(prompt) - exact).mean() < 0.05 * exact.std()
+
+
+def test_unknown_formats_are_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown weight format 'w5'"):
+        NativeBackend(1, weights="w5")
 
 
 def test_a_damaged_checkpoint_names_its_tensor(tmp_path: Path) -> None:
@@ -163,6 +179,44 @@ def test_a_step_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     parts = [(sequences.add(), [1] * 100) for _ in range(6)]
     with pytest.raises(ValueError, match="more than the program was compiled for"):
         sequences.logits(parts)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("token_ids", [1, -1, 2], "token_ids: not in the vocabulary"),
+        ("token_ids", [1, 10**6, 2], "token_ids: not in the vocabulary"),
+        ("positions", [0, 1, 10**6], "positions: beyond the longest sequence"),
+        ("row_starts", [0, 100, 3], "row_starts: not ascending"),
+        ("row_starts", [0, 2], "do not fit each other"),
+        ("page_tables", [[10**6]], "tables: a page that there is not"),
+        ("page_tables", [[-1]], "tables: a page that there is not"),
+    ],
+)
+def test_a_step_with_wrong_numbers_is_refused(
+    field: str, value: list[int], message: str, tmp_path: Path
+) -> None:
+    """A bug in the bookkeeping fails its step, and reads and writes nothing elsewhere."""
+    case = next(case for case in CASES if case.name == "llama")
+    run = TinyRun(case.write(tmp_path), backend=NativeBackend(1))
+    sequences = run.sequences()
+    batch = sequences.batch([(sequences.add(), [1, 2, 3])])
+    wrong = np.array(value, np.int32)
+    setattr(batch, field, [wrong] if field == "page_tables" else wrong)
+    if len(batch.row_starts) == 3:
+        batch.page_tables = [np.repeat(table, 2, axis=0) for table in batch.page_tables]
+    with pytest.raises(ValueError, match=message):
+        run.executable.logits(batch, np.array([2], np.int32))
+
+
+def test_rows_that_are_not_there_have_no_logits(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == "llama")
+    run = TinyRun(case.write(tmp_path), backend=NativeBackend(1))
+    sequences = run.sequences()
+    batch = sequences.batch([(sequences.add(), [1, 2, 3])])
+    for row in (3, -1):
+        with pytest.raises(ValueError, match="head_rows: not a row of the step"):
+            run.executable.logits(batch, np.array([row], np.int32))
 
 
 def test_profiles_tell_where_time_goes(tmp_path: Path) -> None:
