@@ -8,24 +8,27 @@ from typing import Any
 
 from octavo import LLM, SamplingParams
 from octavo._native import instruction_sets
+from octavo.core.config import EngineConfig
 
 HERE = Path(__file__).parent
 TARGET = HERE / "builtin_formats.json"
 CASES: list[dict[str, Any]] = json.loads((HERE / "builtin.json").read_text())["cases"]
 
 FORMATS: dict[str, dict[str, str]] = {
+    "default": {},
     "f32": {"weights": "f32"},
     "bf16": {"weights": "bf16"},
     "w8": {"weights": "w8", "kv": "int8"},
     "w4": {"weights": "w4", "kv": "int8"},
 }
 ANY, BF16, FMA = "any", "bf16", "fma"
-"""Instruction sets that give the same bits; bf16 products have two families of them."""
+"""Instruction sets that give the same bits; bf16 arithmetic has two families of them."""
 
 
 def family_of(options: dict[str, str], instruction_set: str) -> str:
     """Whose bits an engine with these options has under an instruction set."""
-    if options["weights"] != "bf16":
+    config = EngineConfig.from_options(options)
+    if "bf16" not in (config.weight_format, config.kv_format):
         return ANY
     return BF16 if instruction_set == "avx512bf16" else FMA
 

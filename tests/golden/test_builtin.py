@@ -97,7 +97,7 @@ def test_what_a_loop_is(ids: list[int], is_loop: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["f32", "w8"])
+@pytest.mark.parametrize("name", ["default", "f32", "w8"])
 def test_greedy_answers_do_not_loop(name: str) -> None:
     assert len(BEGINNINGS) == 20
     params = SamplingParams(max_tokens=MAX_TOKENS, temperature=0.0)
