@@ -9,10 +9,10 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <mutex>
 #include <optional>
 
 #include "bindings/pool.h"
+#include "bindings/turn.h"
 #include "executor/formats.h"
 #include "executor/forward.h"
 
@@ -266,7 +266,7 @@ class PyForward {
     }
     num_tokens_ = num_tokens;
     nb::gil_scoped_release released;
-    const std::lock_guard<std::mutex> turn(turn_);
+    const auto turn = turn_.take();
     forward_.run_tokens(step);
   }
 
@@ -280,7 +280,7 @@ class PyForward {
       }
     }
     nb::gil_scoped_release released;
-    const std::lock_guard<std::mutex> turn(turn_);
+    const auto turn = turn_.take();
     forward_.run_heads(head_rows.data(), static_cast<int64_t>(head_rows.shape(0)));
   }
 
@@ -342,7 +342,7 @@ class PyForward {
   std::vector<int64_t> num_pages_;  // of each pool
   int64_t num_entries_ = 1 << 30;   // of the smallest table of tokens
   int64_t num_tokens_ = 0;          // of the last step
-  std::mutex turn_;
+  Turn turn_;                       // several threads may run steps, one after the other
 };
 
 // The first `rows` rows of a buffer, as they are now.

@@ -6,13 +6,13 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
-#include <atomic>
-#include <deque>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "arrays.h"
 #include "bindings/pool.h"
+#include "bindings/turn.h"
 
 namespace nb = nanobind;
 
@@ -200,7 +200,7 @@ class NativeSampler {
     if (vocab_size < 1 || vocab_size > kMaxVocabulary) {
       raise_value_error("vocab_size must be between 1 and " + std::to_string(kMaxVocabulary));
     }
-    for (int i = 0; i < pool.num_threads(); ++i) places_.emplace_back(vocab_size);
+    for (int i = 0; i < pool.num_threads(); ++i) workspaces_.emplace_back(vocab_size);
   }
 
   const char* instruction_set() const { return set_.name; }
@@ -274,26 +274,11 @@ class NativeSampler {
   }
 
  private:
-  // A workspace and whether a thread is in it.
-  struct Place {
-    explicit Place(int64_t vocab_size) : workspace(vocab_size) {}
-    SamplerWorkspace workspace;
-    std::atomic_flag taken;
-  };
-
   int64_t require_rows(const FloatArray& logits) const {
     const int64_t rows = logits.num_dims() == 2 ? logits.dim(0) : 0;
     const int64_t shape[] = {rows, vocab_size_};
     logits.require_shape(shape, 2);
     return rows;
-  }
-
-  Place& take_place() {
-    for (;;) {  // there are as many as threads
-      for (Place& place : places_) {
-        if (!place.taken.test_and_set(std::memory_order_acquire)) return place;
-      }
-    }
   }
 
   // The highest logit of a single long row, in parts that threads share. False if that would not
@@ -335,23 +320,22 @@ class NativeSampler {
       const Function* function;
     } call{this, &task, &function};
     nb::gil_scoped_release released;
-    const std::lock_guard<std::mutex> turn(turn_);
-    pool_.run_released<Call>(
-        [](const Call& call, int64_t begin, int64_t end) {
-          Place& place = call.self->take_place();
-          for (int64_t row = begin; row < end; ++row) {
-            (*call.function)(*call.task, row, place.workspace);
-          }
-          place.taken.clear(std::memory_order_release);
-        },
-        call, rows, 1);
+    const auto turn = turn_.take();
+    const auto body = [](void* context, int64_t begin, int64_t end, int thread) {
+      const Call& call = *static_cast<const Call*>(context);
+      for (int64_t row = begin; row < end; ++row) {
+        (*call.function)(*call.task, row, call.self->workspaces_[thread]);
+      }
+    };
+    const Stage stage{body, &call, rows, 1, "sampling"};
+    pool_.threads().run_stages(&stage, 1);
   }
 
   Pool& pool_;
   const InstructionSet& set_;
   int64_t vocab_size_;
-  std::mutex turn_;  // callers of several threads share the workspaces
-  std::deque<Place> places_;
+  Turn turn_;                                 // callers of several threads share the workspaces
+  std::vector<SamplerWorkspace> workspaces_;  // a thread each
 };
 
 }  // namespace

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from octavo._native import instruction_sets
+from octavo._native import ThreadPool, instruction_sets
 from octavo.backends.native import NativeBackend
+from octavo.backends.native_sampler import NativeSampler
 from octavo.core.errors import ConfigError, ModelError, UnsupportedModel
 from octavo.program.fuse import NO_FUSIONS, Fusions, Product, fuse
 from octavo.program.ir import Add, Glu, Linear
 from tests.architectures import CASES, Case
-from tests.forward import TinyRun
+from tests.forward import TinyRun, no_sampling
 from tests.tiny import write_tiny_model
 
 
@@ -234,3 +240,22 @@ def test_without_a_profile_nothing_is_measured(tmp_path: Path) -> None:
     run = TinyRun(case.write(tmp_path), backend=NativeBackend(2))
     run.prompt_logits(case.prompt_ids())
     assert run.executable.seconds() == {}
+
+
+def test_a_forked_child_samples_while_the_parent_did(tmp_path: Path) -> None:
+    """Another thread of the parent may hold the sampler's lock at the moment of the fork."""
+    vocab = 200_000
+    sampler = NativeSampler(ThreadPool(2), vocab)
+    logits = np.zeros((16, vocab), np.float32)
+    batch = replace(no_sampling(16, vocab), typical_p=np.full(16, 0.5, np.float32))
+    batch = replace(batch, temperature=np.ones(16, np.float32))
+    busy = threading.Thread(target=lambda: [sampler.sample(logits, batch) for _ in range(4)])
+    busy.start()
+    time.sleep(0.01)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        token_ids, _, _ = sampler.sample(logits[:1], no_sampling(1, vocab))
+        os._exit(0 if token_ids.tolist() == [0] else 1)
+    busy.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
