@@ -93,6 +93,7 @@ class PackedWeights:
         self.from_cache = found is not None
         self.fingerprint = None if found is None else found.fingerprint
         """Of the source, if the cache knows it, or if somebody told; it is kept with the rest."""
+        self._is_kept = self.fingerprint is not None  # with all there is to know
         self.num_steps = 0
         """Counted by whoever computes with the weights."""
         if found is None:
@@ -111,7 +112,7 @@ class PackedWeights:
         A process that ends does so after its weights are written. Nothing but the weights is held
         meanwhile.
         """
-        if self._cache is None or self._wanted is None or self.from_cache:
+        if self._cache is None or self._wanted is None or self._is_kept:
             return False
         # No daemon: a command that ends with its first answer leaves packed weights too.
         threading.Thread(
@@ -121,6 +122,8 @@ class PackedWeights:
 
     def _keep(self, cache: PackCache, wanted: Contents) -> None:
         _wait_until_quiet(lambda: self.num_steps)
+        if self.from_cache and self.fingerprint is None:
+            return  # still nobody has asked for it
         identity = self._source.identity()
         if identity is None or identity.state != wanted.state:
             return  # the files changed: which numbers were packed, nobody knows

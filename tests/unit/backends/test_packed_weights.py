@@ -100,6 +100,22 @@ def test_the_fingerprint_is_kept_if_it_was_known(tmp_path: Path, cache: PackCach
     assert second.executable.numerics()["weights"] == expected
 
 
+def test_a_fingerprint_that_is_known_later_is_kept_then(tmp_path: Path, cache: PackCache) -> None:
+    folder = write_tiny_model(tmp_path / "model")
+    backend = NativeBackend(1, weights="w8", pack_cache=cache)
+    TinyRun(folder, backend=backend).prompt_logits([1, 2])  # nobody asks: no prefix cache, say
+    wait_for_writers()
+    second = TinyRun(folder, backend=backend)
+    assert second.executable.weights_from_cache
+    expected = second.executable.numerics()["weights"]
+    second.prompt_logits([1, 2])
+    wait_for_writers()
+    third = TinyRun(folder, backend=backend)
+    Path(folder / "model.safetensors").unlink()  # nothing to compute it from
+    assert third.executable.numerics()["weights"] == expected
+    assert len(cache.entries()) == 1
+
+
 def test_other_formats_and_fusions_have_files_of_their_own(
     tmp_path: Path, cache: PackCache
 ) -> None:
