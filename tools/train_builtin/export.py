@@ -32,12 +32,12 @@ GENERATION = {
     "top_p": 0.9,
 }
 BEGINNINGS = (
-    "Once upon a time, there was a little",
-    "Tom and his dog went to the park. They",
-    "One day, a cat found a big red ball.",
+    "Once upon a time, there was a little girl named",
+    "Lily and Ben were playing in the garden when",
+    "A little mouse lived in a hole under the stairs.",
 )
-"""In the card, with what the model makes of them."""
-CONTINUATION_TOKENS = 120
+"""Of those in tests/golden/beginnings.txt; in the card, with what the model makes of them."""
+CONTINUATION_TOKENS = 200
 MAX_FOLDER_BYTES = 6_000_000
 MAX_LOGIT_ERROR = 1e-4
 
