@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := $(shell find csrc -type f) CMakeLists.txt
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.inl')
 # Kernel tests that run under the sanitizers.
-SANITIZED_TESTS ?= tests/ops
+SANITIZED_TESTS ?= tests/ops tests/unit/backends/test_native.py
 
 .PHONY: build demo wheel test test-fast test-parity test-sanitize lint format clean
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ def loops(listing: str) -> Iterator[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="other machine code")
 def test_sums_stay_in_registers() -> None:
     """A compiler that keeps them in memory reads and writes each of them around each product."""
     command = ["objdump", "-d", "--no-show-raw-insn", str(_native.__file__)]

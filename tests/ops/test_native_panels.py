@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -201,6 +202,7 @@ def _innermost_loops(mnemonic: str) -> Iterator[list[str]]:
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="other machine code")
 @pytest.mark.skipif("avx512bf16" not in _native.instruction_sets(), reason="another machine")
 @pytest.mark.slow  # disassembles the library
 @pytest.mark.parametrize("mnemonic", ["vpdpbusd", "vdpbf16ps"])
