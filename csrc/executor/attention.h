@@ -80,7 +80,6 @@ class Attend final : public Call {
 
  private:
   struct Rows;  // of one unit, while it is computed
-  class Merge;
 
   void run_piece(const AttentionPlan::Piece& piece) const;
   void merge_unit(const AttentionPlan::Unit& unit) const;

@@ -132,7 +132,6 @@ void Forward::run_tokens(const Step& step) {
 
 void Forward::run_heads(const int32_t* head_rows, int64_t num_heads) {
   step_.head_rows = head_rows;
-  step_.num_heads = num_heads;
   run(head_calls_, num_heads);
 }
 

@@ -27,8 +27,6 @@ class Forward {
  public:
   Forward(ThreadPool& threads, const KernelTable& kernels, ForwardLimits limits, bool joins_rows);
 
-  const KernelTable& kernels() const { return kernels_; }
-  int num_threads() const { return threads_.num_threads(); }
   const ForwardLimits& limits() const { return limits_; }
   int64_t num_pools() const { return static_cast<int64_t>(pools_.size()); }
 

@@ -23,8 +23,7 @@ struct Step {
   int64_t num_tokens;
   int64_t num_seqs;
   std::vector<PageTable> tables;  // a KV group each
-  const int32_t* head_rows;       // (num_heads,) rows of tokens whose logits are computed now
-  int64_t num_heads;
+  const int32_t* head_rows;       // (heads,) rows of tokens whose logits are computed now
 };
 
 // Rows of float32 that lie `stride` apart.

@@ -177,6 +177,20 @@ def test_a_damaged_checkpoint_names_its_tensor(tmp_path: Path) -> None:
         TinyRun(folder, backend=NativeBackend(1, weights="w8", kv="bf16"))
 
 
+def test_a_weight_that_bf16_cannot_hold_names_its_tensor(tmp_path: Path) -> None:
+    """The largest float32 numbers round to infinity."""
+    case = next(case for case in CASES if case.name == "llama")
+    folder = case.write(tmp_path)
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if "down_proj" in name)
+    tensors[name][3, 1] = np.finfo(np.float32).max
+    save_file(tensors, path)
+    with pytest.raises(ModelError, match=f"tensor '{name}' holds NaN or infinity"):
+        TinyRun(folder, backend=NativeBackend(1, weights="bf16", kv="bf16"))
+    TinyRun(folder, backend=NativeBackend(1, weights="f32", kv="bf16"))
+
+
 def test_a_step_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     """Nothing is written past the memory of the program."""
     case = next(case for case in CASES if case.name == "llama")
