@@ -18,6 +18,9 @@ from octavo.models.folder import resolve
 from octavo.models.generation import GenerationConfig
 from octavo.runtime.model_text import ModelText
 
+SYSTEM_IS_DROPPED = "this model's chat template leaves system messages out"
+"""What to tell somebody who gives one."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:

@@ -8,7 +8,7 @@ import sys
 from contextlib import closing
 
 from octavo.cli.exit_codes import ExitCode
-from octavo.cli.loading import LoadedModel, load_model
+from octavo.cli.loading import SYSTEM_IS_DROPPED, LoadedModel, load_model
 from octavo.cli.output import dim, print_error, show_warnings
 from octavo.cli.session import Session
 from octavo.cli.settings import ChatFlags, EngineFlags, given
@@ -54,6 +54,8 @@ def run(
     if is_terminal and loaded.note is not None:
         print(dim(loaded.note, sys.stderr), file=sys.stderr)
     is_chat = bool(loaded.text.template.names) if chat is None else chat
+    if system is not None and is_chat and loaded.text.template.drops_system_messages():
+        print(dim(SYSTEM_IS_DROPPED, sys.stderr), file=sys.stderr)
     with asyncio.Runner() as runner:
         client = runner.run(_open(loaded))
         try:

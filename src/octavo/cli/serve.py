@@ -17,7 +17,7 @@ import uvloop
 from cyclopts import Parameter
 
 from octavo.cli.exit_codes import ExitCode
-from octavo.cli.loading import LoadedModel, load_model
+from octavo.cli.loading import SYSTEM_IS_DROPPED, LoadedModel, load_model
 from octavo.cli.output import print_error, print_json, show_warnings, visible
 from octavo.cli.settings import QUEUE_BOUNDS, ServerEngineFlags
 from octavo.core.errors import ConfigError
@@ -99,6 +99,8 @@ def serve(
         for name, model in loaded.items():
             if model.note is not None and not json:
                 print(f"{visible(name)}: {model.note}", file=sys.stderr)
+            if model.text.template.drops_system_messages() and not json:
+                print(f"{visible(name)}: {SYSTEM_IS_DROPPED}", file=sys.stderr)
         is_clean = uvloop.run(_serve(loaded, settings, listener, as_json=json))
     if is_clean:
         return ExitCode.OK

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from octavo.cli.loading import sampling_params
+from octavo.cli.loading import SYSTEM_IS_DROPPED, sampling_params
 from octavo.cli.settings import SAMPLING, show_value
 from octavo.cli.terminal import Screen, write_privately
 from octavo.core.clock import Clock
@@ -168,6 +168,8 @@ class Session:
         if text:
             self._set_system(None if text == "off" else text)
         self._screen.note(f"system: {self.conversation.system or 'none'}")
+        if self.conversation.system and self._client.text.template.drops_system_messages():
+            self._screen.note(SYSTEM_IS_DROPPED)
 
     def _set_system(self, text: str | None) -> None:
         if not self._is_chat:

@@ -77,6 +77,17 @@ class ChatTemplate:
         """Of the model's templates; empty where it has none."""
         return sorted(self._sources)
 
+    def drops_system_messages(self) -> bool:
+        """Whether a system message leaves no trace in the prompt; False where one is refused."""
+        if not self._sources:
+            return False
+        mark = fresh_digits()
+        messages = [{"role": "system", "content": mark}, {"role": "user", "content": "Hello"}]
+        try:
+            return mark not in self.render_chat(messages)
+        except InvalidRequest:
+            return False
+
     def render_chat(self, messages: Any, /, **options: Any) -> str:
         """The prompt as text, for people to read. Arguments and errors as in ``encode_chat``."""
         text, disguise = self._render(messages, **options)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from octavo import LLM, SamplingParams
+from octavo.cli.loading import SYSTEM_IS_DROPPED
 from octavo.cli.serve import named_models
 from octavo.models.builtin import BUILTIN, builtin_folder
 from tests.command_line import CommandLine
@@ -109,3 +110,12 @@ def test_pull_says_that_it_is_here(octavo: CommandLine) -> None:
     ended = octavo("pull", BUILTIN)
     assert ended.status == 2
     assert "hint: the built-in model is here already" in ended.err
+
+
+def test_who_gives_a_system_message_is_told_that_it_is_left_out(
+    octavo: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = octavo("generate", "--chat", "Hello", "--system", "Be brief.", *FLAGS)
+    assert (ended.status, ended.err) == (0, f"{SYSTEM_IS_DROPPED}\n")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hello\n")))
+    assert octavo("run", "--system", "Be brief.", *FLAGS).err == f"{SYSTEM_IS_DROPPED}\n"

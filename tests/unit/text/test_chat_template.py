@@ -51,6 +51,25 @@ def test_the_generation_prompt_may_be_left_out(chat: ChatTemplate) -> None:
     assert chat.render_chat(user("hi"), add_generation_prompt=False) == "<|bos|>user: hi<|end|>"
 
 
+@pytest.mark.parametrize(
+    ("source", "drops"),
+    [
+        (CHAT, False),
+        ("{{ messages[-1].content }}", True),
+        ("{{ raise_exception('no system messages') }}", False),
+        ("{{ messages[0].content[:1] }}", True),
+    ],
+)
+def test_templates_that_leave_system_messages_out(
+    byte_level: Tokenizer, source: str, drops: bool
+) -> None:
+    assert ChatTemplate({"default": source}, byte_level).drops_system_messages() is drops
+
+
+def test_without_a_template_nothing_is_left_out(byte_level: Tokenizer) -> None:
+    assert not ChatTemplate({}, byte_level).drops_system_messages()
+
+
 def test_going_on_with_the_last_message(chat: ChatTemplate) -> None:
     messages = [*user("hi"), {"role": "assistant", "content": "well, "}]
     text = chat.render_chat(messages, continue_final_message=True)
