@@ -7,11 +7,18 @@ from collections.abc import Iterator
 import numpy as np
 from tokenizers import Tokenizer
 
-from conversations import Requests
+from conversations import Requests, Talk, request_for
+from made_stories import Teller
 from make_tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER
 
-CHAT_SHARE = 0.5
+CHAT_SHARE, MADE_CHAT_SHARE = 0.15, 0.55
+"""Of the stories of the corpus, and of the made ones, so many answer a request."""
+MADE_SHARE = 0.5
+"""Of all stories, so many are made from plots."""
+TALK_SHARE = 0.04
+"""Of everything that is told or said, so much is no story."""
 AGAIN_SHARE = 0.3
+"""What answers something goes on with the conversation before it so often."""
 RENAMED_SHARE = 0.3
 IGNORED = -100
 """The label of tokens that are given, not to be predicted."""
@@ -23,20 +30,26 @@ BOYS = "Tim Tom Ben Max Jack Sam Bob Joe Leo Billy Timmy Tommy Mark Johnny Fred 
 class Mixture:
     """Rows of ``context + 1`` tokens with labels, cut from a stream of stories and conversations.
 
-    Half of the stories stand alone, half answer a request; some of those follow an earlier story
-    in the same conversation. Names of people change places in some, so that a name has to be
-    looked up, not remembered.
+    Stories of the corpus come in another order in every epoch; names of people change places in
+    some, so that a name has to be looked up, not remembered. Made stories are new every time. Some
+    stories stand alone, some answer a request, alone or after others in the same conversation.
     """
 
-    def __init__(self, stories: list[str], tokenizer: Tokenizer, seed: int) -> None:
+    def __init__(
+        self, stories: list[str], tokenizer: Tokenizer, seed: int, made_share: float = MADE_SHARE
+    ) -> None:
         self._stories = list(stories)
+        self._made_share = made_share
         self._requests = Requests(stories)
         self._tokenizer = tokenizer
         self._chance = random.Random(seed)
+        self._teller = Teller(self._chance)
+        self._talk = Talk(self._chance)
         self._ids = {
             token: tokenizer.token_to_id(token)
             for token in (END_OF_TEXT, USER, ASSISTANT, END_OF_TURN)
         }
+        self._epochs = self._in_epochs()
         self._pieces = self._stream()
         self._rest = (np.empty(0, np.int64), np.empty(0, np.int64))
 
@@ -55,24 +68,41 @@ class Mixture:
 
     def _stream(self) -> Iterator[tuple[list[int], list[int]]]:
         """Token ids with labels; a request's tokens have the label IGNORED."""
-        chance, ids = self._chance, self._ids
+        ids = self._ids
+        in_conversation = False
         while True:
-            chance.shuffle(self._stories)
-            again = False
-            for story in self._stories:
-                told = renamed(story, chance) if chance.random() < RENAMED_SHARE else story
-                answer = self._encode(told)
-                if chance.random() >= CHAT_SHARE:
-                    again = False
-                    yield self._labelled([ids[END_OF_TEXT]], answer)
-                    continue
-                again = again and chance.random() < AGAIN_SHARE
-                request = self._encode(self._requests.request(told, chance, again=again))
-                given = [ids[USER], *request, ids[END_OF_TURN], ids[ASSISTANT]]
-                if not again:
-                    given.insert(0, ids[END_OF_TEXT])
-                again = True
-                yield self._labelled(given, [*answer, ids[END_OF_TURN]])
+            again = in_conversation and self._chance.random() < AGAIN_SHARE
+            request, answer = self._told(again=again)
+            in_conversation = request is not None
+            if request is None:
+                yield self._labelled([ids[END_OF_TEXT]], self._encode(answer))
+                continue
+            given = [ids[USER], *self._encode(request), ids[END_OF_TURN], ids[ASSISTANT]]
+            if not again:
+                given.insert(0, ids[END_OF_TEXT])
+            yield self._labelled(given, [*self._encode(answer), ids[END_OF_TURN]])
+
+    def _told(self, *, again: bool) -> tuple[str | None, str]:
+        """What is asked, and what is told; None: a story that nobody asked for."""
+        chance = self._chance
+        if chance.random() < TALK_SHARE:
+            return self._talk.exchange()
+        if chance.random() < self._made_share:
+            made = self._teller.story()
+            if chance.random() >= MADE_CHAT_SHARE:
+                return None, made.text
+            return request_for(made.topic, chance, again=again), made.text
+        story = next(self._epochs)
+        told = renamed(story, chance) if chance.random() < RENAMED_SHARE else story
+        if chance.random() >= CHAT_SHARE:
+            return None, told
+        return self._requests.request(told, chance, again=again), told
+
+    def _in_epochs(self) -> Iterator[str]:
+        """The stories of the corpus, shuffled anew each time they are all told."""
+        while True:
+            self._chance.shuffle(self._stories)
+            yield from self._stories
 
     def _labelled(self, given: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
         # The first given token ends what came before: END_OF_TEXT has to be learned.

@@ -7,10 +7,12 @@ things in it that few other stories have.
 
 import random
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable
 
 from corpus import WORD
+from made_stories import TALK, told
 
 NUM_SALIENT = 12
 """Of a story's rarest nouns, so many are candidates for a request."""
@@ -59,13 +61,43 @@ ASKS_FOR_ANY = (
     "Tell me a story.",
     "Tell me a story",
     "Tell me another story.",
-    "Hello!",
-    "Hi",
     "Can you tell me a story?",
     "Write a short story for children.",
     "I would like to hear a story.",
     "A bedtime story, please.",
 )
+
+
+ANY_SHARE = 0.06
+"""So many requests leave open what the story is to be about."""
+
+
+def request_for(topic: str | None, chance: random.Random, *, again: bool = False) -> str:
+    """A request for a story about something; ``again``: after an earlier one."""
+    if topic is None or chance.random() < ANY_SHARE:
+        return chance.choice(ASKS_FOR_ANY)
+    return chance.choice(ASKS_AGAIN if again else ASKS).format(topic)
+
+
+class Talk:
+    """What people say to a teller of stories that asks for none, and what it answers.
+
+    ``plots/talk.toml`` has both, with choices as in the plots.
+    """
+
+    def __init__(self, chance: random.Random) -> None:
+        self._chance = chance
+        self._kinds = tomllib.loads(TALK.read_text(encoding="utf-8"))["talk"]
+
+    def exchange(self) -> tuple[str, str]:
+        """One thing said, and its answer."""
+        kind = self._chance.choice(self._kinds)
+        picked = {name: self._chance.choice(texts) for name, texts in kind.get("pick", {}).items()}
+        said, answer = (
+            told(self._chance.choice(kind[part]), picked, self._chance)
+            for part in ("asks", "answers")
+        )
+        return said, answer
 
 
 class Requests:
@@ -84,10 +116,7 @@ class Requests:
 
     def request(self, story: str, chance: random.Random, *, again: bool = False) -> str:
         """One request that the story answers; ``again``: after an earlier one."""
-        topic = self._topic(story, chance)
-        if topic is None or chance.random() < 0.06:
-            return chance.choice(ASKS_FOR_ANY)
-        return chance.choice(ASKS_AGAIN if again else ASKS).format(topic)
+        return request_for(self._topic(story, chance), chance, again=again)
 
     def _topic(self, story: str, chance: random.Random) -> str | None:
         subject = self._subject(story)

@@ -9,8 +9,10 @@ holds the rate and then lets it fall to nothing over the second half.
 import argparse
 import json
 import math
+import random
 import time
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -18,12 +20,13 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from batches import IGNORED, Mixture
-from corpus import read_corpus
+from corpus import Corpus, read_corpus
+from made_stories import Teller
 from make_tokenizer import END_OF_TEXT, make_tokenizer, save
-from model import CONFIG, Stories
+from model import Stories
 
 SEED = 20261121
-STEPS = 1200
+STEPS = 2400
 TOKENS_A_STEP = 16_384
 TOKENS_AT_ONCE = 8_192
 SHORT_CONTEXT, LONG_CONTEXT = 512, 1024
@@ -34,6 +37,7 @@ DECAY_FROM = 0.5
 RATE = 3e-3
 WEIGHT_DECAY = 0.1
 DROPOUT = 0.1
+LOG_EVERY = 20
 EVALUATE_EVERY = 100
 
 
@@ -86,47 +90,56 @@ def main() -> None:
     if (out / "tokenizer.json").exists():
         tokenizer = Tokenizer.from_file(str(out / "tokenizer.json"))
     else:
-        tokenizer = make_tokenizer(corpus.train)
+        teller = Teller(random.Random(SEED))
+        made = [teller.story().text for _ in range(len(corpus.train))]
+        tokenizer = make_tokenizer([*corpus.train, *made])
         save(tokenizer, out)
     model = Stories(DROPOUT)
-    weights = sum(weight.numel() for weight in model.parameters())
-    print(f"{len(corpus.train)} stories, {weights:,} parameters", flush=True)
+    num_weights = sum(weight.numel() for weight in model.parameters())
+    print(f"{len(corpus.train)} stories, {num_weights:,} parameters", flush=True)
+    with (out / "loss.jsonl").open("a") as log:
+        train(model, tokenizer, corpus, out / "training.pt", log)
+
+
+def train(
+    model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log: TextIO
+) -> None:
+    """All steps that ``saved`` has not done; what is saved there goes on as if never interrupted."""
     steppers = optimizers(model)
     mixture = Mixture(corpus.train, tokenizer, SEED)
     compiled = torch.compile(model)
-    first, saved = 0, out / "training.pt"
+    first = 0
     if saved.exists():
         state = torch.load(saved)
         first = state["step"]
         model.load_state_dict(state["model"])
         for stepper, values in zip(steppers, state["steppers"], strict=True):
             stepper.load_state_dict(values)
-        mixture = Mixture(corpus.train, tokenizer, SEED + first)
-    log = (out / "loss.jsonl").open("a")
+        for step in range(first):
+            batches_of(mixture, step)
+        torch.set_rng_state(state["random"])
     began, losses = time.monotonic(), []
     for step in range(first, STEPS):
-        context = LONG_CONTEXT if step >= LONG_FROM * STEPS else SHORT_CONTEXT
         for stepper in steppers:
             for group in stepper.param_groups:
                 group["lr"] = RATE * rate_at(step)
-        pieces = TOKENS_A_STEP // TOKENS_AT_ONCE
-        for _ in range(pieces):
-            tokens, labels = (
-                torch.from_numpy(part) for part in mixture.rows(TOKENS_AT_ONCE // context, context)
-            )
+        batches = batches_of(mixture, step)
+        for tokens, labels in batches:
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                logits = model.logits(compiled(tokens))
+                logits = model.logits(compiled(torch.from_numpy(tokens)))
             loss = F.cross_entropy(
-                logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED
+                logits.float().flatten(0, 1),
+                torch.from_numpy(labels).flatten(),
+                ignore_index=IGNORED,
             )
-            (loss / pieces).backward()
+            (loss / len(batches)).backward()
             losses.append(loss.item())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for stepper in steppers:
             stepper.step()
             stepper.zero_grad()
         done = step + 1
-        if done % 20 == 0:
+        if done % LOG_EVERY == 0:
             row = {
                 "step": done,
                 "tokens": done * TOKENS_A_STEP,
@@ -139,13 +152,20 @@ def main() -> None:
                     "step": done,
                     "model": model.state_dict(),
                     "steppers": [stepper.state_dict() for stepper in steppers],
+                    "random": torch.get_rng_state(),
                 }
                 torch.save(state, saved.with_suffix(".part"))
                 saved.with_suffix(".part").rename(saved)
             log.write(json.dumps(row) + "\n")
             log.flush()
             print(f"{time.monotonic() - began:7.0f} s  {row}", flush=True)
-    (out / "config.json").write_text(json.dumps(CONFIG, indent=1) + "\n")
+
+
+def batches_of(mixture: Mixture, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Inputs and labels of a step, a batch for each pass; each [rows, context]."""
+    context = LONG_CONTEXT if step >= LONG_FROM * STEPS else SHORT_CONTEXT
+    rows = TOKENS_AT_ONCE // context
+    return [mixture.rows(rows, context) for _ in range(TOKENS_A_STEP // TOKENS_AT_ONCE)]
 
 
 if __name__ == "__main__":

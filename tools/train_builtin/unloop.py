@@ -56,7 +56,9 @@ def padded(continuations: Sequence[Continuation]) -> tuple[torch.Tensor, torch.T
 
 
 def unlikelihood(model: Stories, continuations: Sequence[Continuation]) -> torch.Tensor:
-    """The mean of ``-log(1 - p)`` over the tokens that repeat."""
+    """The mean of ``-log(1 - p)`` over the tokens that repeat; nothing, where none does."""
+    if not continuations:
+        return torch.zeros(())
     ids, repeated = padded(continuations)
     hidden = model(ids[:, :-1])[repeated]
     nats = F.cross_entropy(model.logits(hidden).float(), ids[:, 1:][repeated], reduction="none")
@@ -104,7 +106,7 @@ def main() -> None:
     beginnings = Beginnings(corpus.train, tokenizer, SEED)
     ending = sentence_ending(tokenizer)
     folder = run / "unloop"
-    log = (run / "unloop.jsonl").open("w")
+    rows: list[dict[str, float]] = []
     began, step = time.monotonic(), 0
 
     def look(number: int) -> tuple[list[Continuation], dict[str, float]]:
@@ -140,10 +142,11 @@ def main() -> None:
         row["loss"], row["unlikelihood"] = (
             round(math.fsum(part) / len(losses), 4) for part in zip(*losses, strict=True)
         )
-        log.write(json.dumps(row) + "\n")
-        log.flush()
+        rows.append(row)
     model.load_state_dict(between(state["model"], model.state_dict(), SHARE))
-    log.write(json.dumps(look(ROUNDS)[1]) + "\n")
+    rows.append(look(ROUNDS)[1])
+    log = "".join(json.dumps(row) + "\n" for row in rows)
+    (run / "unloop.jsonl").write_text(log, encoding="utf-8")
     shutil.rmtree(folder)
     torch.save({"step": STEPS, "model": model.state_dict()}, run / "unlooped.pt")
 

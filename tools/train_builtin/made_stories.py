@@ -1,0 +1,276 @@
+"""Makes short stories from plots, so that the model sees many in which one thing follows from another.
+
+A file below ``plots/`` has some plots, each a story with choices. ``[red|blue]`` stands for one of
+its alternatives, which may hold others; ``{hero}`` and the like for somebody or something of the
+plot's cast, drawn from ``plots/words.toml`` and the same through the whole story.
+
+    python tools/train_builtin/made_stories.py            # a few of each plot
+"""
+
+import random
+import re
+import string
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+PLOTS = Path(__file__).parent / "plots"
+WORDS, TALK = PLOTS / "words.toml", PLOTS / "talk.toml"
+
+CHOICE = re.compile(r"\[([^\[\]]*)\]")
+ARTICLE = re.compile(r"\b([Aa]) (?=[aeiouAEIOU])(?!uni|use|one\b)")
+PRONOUNS = {
+    "he": ("he", "him", "his", "himself"),
+    "she": ("she", "her", "her", "herself"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Being:
+    """Somebody in a story: ``{hero}`` is the name, ``{hero.kind}`` what they are."""
+
+    name: str
+    kind: str
+    look: str
+    he: str
+    him: str
+    his: str
+    himself: str
+
+    @property
+    def a(self) -> str:
+        """With an article, and perhaps an adjective: "a little dog"."""
+        return f"a {self.look} {self.kind}" if self.look else f"a {self.kind}"
+
+    @property
+    def the(self) -> str:
+        return f"the {self.kind}"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """Something in a story: ``{ball}`` is the noun, ``{ball.a}`` "a red ball"."""
+
+    noun: str
+    look: str
+
+    @property
+    def a(self) -> str:
+        return f"a {self.look} {self.noun}" if self.look else f"a {self.noun}"
+
+    @property
+    def the(self) -> str:
+        return f"the {self.look} {self.noun}" if self.look else f"the {self.noun}"
+
+    def __str__(self) -> str:
+        return self.noun
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a story happens: ``{where}`` is the noun, ``{where.at}`` "in the garden"."""
+
+    noun: str
+    preposition: str
+
+    @property
+    def the(self) -> str:
+        return f"the {self.noun}"
+
+    @property
+    def at(self) -> str:
+        return f"{self.preposition} the {self.noun}"
+
+    def __str__(self) -> str:
+        return self.noun
+
+
+Member = Being | Thing | Place
+"""What a cast is made of."""
+
+
+class Words:
+    """The people, things and places that there are, by group."""
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self._names: dict[str, list[str]] = {
+            pronoun: names.split() for pronoun, names in content["names"].items()
+        }
+        self._beings: dict[str, dict[str, Any]] = content["beings"]
+        self._things: dict[str, dict[str, Any]] = content["things"]
+        self._places: dict[str, dict[str, Any]] = content["places"]
+        self._he = set(content["always"]["he"])
+        self._she = set(content["always"]["she"])
+
+    def draw(self, groups: str, taken: Iterable[Member], chance: random.Random) -> Member:
+        """Somebody or something of one of the groups, unlike all in ``taken``."""
+        taken = list(taken)
+        group = chance.choice(groups.split())
+        if group in self._beings:
+            return self._being(self._beings[group], taken, chance)
+        nouns = {str(member) for member in taken if not isinstance(member, Being)}
+        if group in self._places:
+            table = self._places[group]
+            free = [noun for noun in table["nouns"] if noun not in nouns]
+            return Place(chance.choice(free), table["preposition"])
+        if group not in self._things:
+            raise KeyError(f"{group}: no such group in {WORDS.name}")
+        table = self._things[group]
+        free = [noun for noun in table["nouns"] if noun not in nouns]
+        return Thing(chance.choice(free), look_of(table, chance))
+
+    def _being(
+        self, table: Mapping[str, Any], taken: Sequence[Member], chance: random.Random
+    ) -> Being:
+        others = [member for member in taken if isinstance(member, Being)]
+        kinds = set(table["kinds"]) - {other.kind for other in others}
+        kind = chance.choice(sorted(kinds or table["kinds"]))
+        if kind in self._he or kind in self._she:
+            pronoun = "he" if kind in self._he else "she"
+        else:
+            pronoun = chance.choice(("he", "she"))
+        names = self._names["animal" if table.get("animal") else pronoun]
+        if table.get("animal") and chance.random() < 0.5:
+            names = self._names[pronoun]
+        free = [name for name in names if name not in {other.name for other in others}]
+        return Being(chance.choice(free), kind, look_of(table, chance), *PRONOUNS[pronoun])
+
+
+def look_of(table: Mapping[str, Any], chance: random.Random) -> str:
+    """An adjective, in two of three cases."""
+    looks = table.get("looks", [])
+    return chance.choice(looks) if looks and chance.random() < 0.67 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A story with choices.
+
+    ``cast`` has groups of words for each role, ``pick`` texts (or tables of texts) of which one is
+    chosen for the whole story, ``asks`` what the story is about.
+    """
+
+    name: str
+    cast: dict[str, str]
+    pick: dict[str, list[Any]]
+    asks: list[str]
+    story: str
+
+
+@dataclass(frozen=True, slots=True)
+class MadeStory:
+    """A story, and what one would call it: "a dog who lost his ball"."""
+
+    text: str
+    topic: str
+
+
+class Capitals(string.Formatter):
+    """``{hero.he!c}`` is "He"."""
+
+    def convert_field(self, value: Any, conversion: str | None) -> Any:
+        if conversion == "c":
+            text = str(value)
+            return text[:1].upper() + text[1:]
+        return super().convert_field(value, conversion)
+
+
+FORMATTER = Capitals()
+
+
+def read_plots(folder: Path = PLOTS) -> list[Plot]:
+    """Every plot below a folder, in the order of the files' names."""
+    plots = []
+    for path in sorted(folder.glob("*.toml")):
+        if path in (WORDS, TALK):
+            continue
+        for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
+            plots.append(
+                Plot(
+                    name=f"{path.stem}.{name}",
+                    cast=table["cast"],
+                    pick=table.get("pick", {}),
+                    asks=table["asks"],
+                    story=table["story"],
+                )
+            )
+    return plots
+
+
+class Teller:
+    """Tells made stories, each from a plot drawn with equal chances."""
+
+    def __init__(self, chance: random.Random, plots: Sequence[Plot] | None = None) -> None:
+        self._chance = chance
+        self._plots = read_plots() if plots is None else list(plots)
+        self._words = Words(tomllib.loads(WORDS.read_text(encoding="utf-8")))
+
+    def story(self, plot: Plot | None = None) -> MadeStory:
+        """A story of a plot; of any one, if none is given."""
+        plot = plot or self._chance.choice(self._plots)
+        cast: dict[str, Member] = {}
+        for role, groups in plot.cast.items():
+            cast[role] = self._words.draw(groups, cast.values(), self._chance)
+        picked = {role: self._chance.choice(texts) for role, texts in plot.pick.items()}
+        named: dict[str, Any] = {
+            **cast,
+            **{
+                role: SimpleNamespace(**value) if isinstance(value, dict) else value
+                for role, value in picked.items()
+            },
+        }
+        text = told(plot.story, named, self._chance)
+        return MadeStory(text, self._topic(plot, cast, named))
+
+    def _topic(self, plot: Plot, cast: Mapping[str, Member], named: Mapping[str, Any]) -> str:
+        """As the plot says it, or just who or what is in it, most often the first of its cast."""
+        first, *others = cast.values()
+        short = [_nameless(first)] * 3 + [_nameless(member) for member in others]
+        short += [f"{_nameless(first)} and {_nameless(member)}" for member in others] * 2
+        if isinstance(first, Being):
+            short += [f"{_nameless(first)} named {first}", f"{first} the {first.kind}"]
+            short += [
+                f"{first} and {member if isinstance(member, Being) else _nameless(member)}"
+                for member in others
+            ]
+        asked = plot.asks if self._chance.random() < 0.5 else short
+        return told(self._chance.choice(asked), named, self._chance)
+
+
+def _nameless(member: Member) -> str:
+    """A dog, a ball, the park."""
+    match member:
+        case Being():
+            return f"a {member.kind}"
+        case Thing():
+            return f"a {member}"
+        case Place():
+            return member.the
+
+
+def told(text: str, named: Mapping[str, Any], chance: random.Random) -> str:
+    """A text with its choices made and its names filled in; one line for each paragraph."""
+    while match := CHOICE.search(text):
+        text = text[: match.start()] + chance.choice(match[1].split("|")) + text[match.end() :]
+    text = FORMATTER.vformat(text, (), named)
+    text = ARTICLE.sub(r"\1n ", text)
+    paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
+    return "\n".join(paragraph for paragraph in paragraphs if paragraph)
+
+
+if __name__ == "__main__":
+    import sys
+
+    teller = Teller(random.Random(0))
+    for plot in read_plots():
+        if len(sys.argv) > 1 and not plot.name.startswith(tuple(sys.argv[1:])):
+            continue
+        for _ in range(3):
+            made = teller.story(plot)
+            print(f"# {plot.name}: {made.topic}\n{made.text}\n")
