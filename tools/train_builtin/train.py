@@ -26,7 +26,7 @@ from make_tokenizer import END_OF_TEXT, make_tokenizer, save
 from model import Stories
 
 SEED = 20261121
-STEPS = 2400
+STEPS = 2000
 TOKENS_A_STEP = 16_384
 TOKENS_AT_ONCE = 8_192
 SHORT_CONTEXT, LONG_CONTEXT = 512, 1024
