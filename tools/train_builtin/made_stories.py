@@ -1,4 +1,4 @@
-"""Makes short stories from plots, so that the model sees many in which one thing follows from another.
+"""Makes short stories from plots, so that the model sees how one thing follows from another.
 
 A file below ``plots/`` has some plots, each a story with choices. ``[red|blue]`` stands for one of
 its alternatives, which may hold others; ``{hero}`` and the like for somebody or something of the

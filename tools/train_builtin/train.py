@@ -101,10 +101,8 @@ def main() -> None:
         train(model, tokenizer, corpus, out / "training.pt", log)
 
 
-def train(
-    model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log: TextIO
-) -> None:
-    """All steps that ``saved`` has not done; what is saved there goes on as if never interrupted."""
+def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log: TextIO) -> None:
+    """All steps that ``saved`` has not done, as if it had never been interrupted."""
     steppers = optimizers(model)
     mixture = Mixture(corpus.train, tokenizer, SEED)
     compiled = torch.compile(model)

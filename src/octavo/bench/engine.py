@@ -1,6 +1,7 @@
 """An engine's speed in the metrics of `octavo bench engine`, through LLM, scheduler and sampler.
 
     decode       one sequence, prompt 16, 128 new tokens: tokens/s after the first
+    decode4096   the same after a prompt of 4,096; only when it is asked for
     prefill N    one sequence: prompt tokens / time to the first token
     batch N      N sequences at once, prompt 32, 64 new tokens each: new tokens / wall time
     rss_mb       peak resident memory, MiB
@@ -29,8 +30,9 @@ from octavo.runtime.outputs import RequestOutput
 
 ENGINE = "octavo"
 MAX_MODEL_LEN = 2304
-"""Of the engine that is measured, unless the model's or the user's own is shorter."""
+"""Of the engine that is measured, unless a metric needs more, or there is less to have."""
 DECODE_PROMPT, DECODE_TOKENS = 16, 128
+LONG_PROMPT = 4096
 BATCH_PROMPT, BATCH_TOKENS = 32, 64
 PREFILLS = (512, 2048)
 BATCHES = (8, 16, 32)
@@ -41,6 +43,8 @@ METRICS = (
     "rss_mb",
     "startup_s",
 )
+"""Measured unless others are named."""
+FURTHER_METRICS = (f"decode{LONG_PROMPT}",)
 
 
 class EngineJob(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -83,11 +87,17 @@ class Sample(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 def check_metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     """The names, if they are metrics. Raises ConfigError."""
+    known = METRICS + FURTHER_METRICS
     for name in names:
-        if name not in METRICS:
-            hint = did_you_mean(name, METRICS) or f"metrics are {', '.join(METRICS)}"
+        if name not in known:
+            hint = did_you_mean(name, known) or f"metrics are {', '.join(known)}"
             raise ConfigError(f"unknown metric {name!r}", hint=hint)
     return names or METRICS
+
+
+def length_for(metrics: tuple[str, ...]) -> int:
+    """The context to measure them with, in tokens."""
+    return max(MAX_MODEL_LEN, *map(_context_of, metrics))
 
 
 def missing_metrics(metrics: tuple[str, ...], max_model_len: int) -> tuple[str, ...]:
@@ -193,6 +203,7 @@ def _new_tokens(outputs: list[RequestOutput], wall_s: float) -> float:
 
 _TIMED = {
     "decode": _Timed(1, DECODE_PROMPT, DECODE_TOKENS + 1, _after_the_first),
+    f"decode{LONG_PROMPT}": _Timed(1, LONG_PROMPT, DECODE_TOKENS + 1, _after_the_first),
     **{f"prefill{length}": _Timed(1, length, 1, _prompt_tokens) for length in PREFILLS},
     **{f"batch{size}": _Timed(size, BATCH_PROMPT, BATCH_TOKENS, _new_tokens) for size in BATCHES},
 }

@@ -15,10 +15,10 @@ import msgspec
 from cyclopts import App, Parameter
 
 from octavo.bench.engine import (
-    MAX_MODEL_LEN,
     EngineJob,
     Sample,
     check_metrics,
+    length_for,
     missing_metrics,
 )
 from octavo.bench.ladder import climb
@@ -136,14 +136,15 @@ def engine(
     """Measure the engine's speed on random prompts, without the prefix cache.
 
     Either on random weights in the shape of a real model, or on a model. The metrics are decode
-    (tokens/s of one sequence), prefill512 and prefill2048 (prompt tokens/s), batch8, batch16 and
-    batch32 (new tokens/s of so many sequences), rss_mb and startup_s.
+    (tokens/s of one sequence), decode4096 (after so long a prompt), prefill512 and prefill2048
+    (prompt tokens/s), batch8, batch16 and batch32 (new tokens/s of so many sequences), rss_mb and
+    startup_s.
 
     Args:
         shape: the name of a shape: qwen2.5-0.5b, tinyllama-1.1b, smollm2-135m, stories15m, tiny.
         model: a model folder, or owner/name on the hub; by default, without a shape, the built-in
             one.
-        metrics: which; by default all.
+        metrics: which; by default all but decode4096.
         repeat: samples of each metric; the table shows the median of those that other processes
             did not disturb.
         quiet_wait_s: wait so long for other processes to be quiet, before each sample.
@@ -161,7 +162,7 @@ def engine(
     _at_least_one("repeat", repeat)
     samples: list[Sample] = []
     with _subject(model, shape) as subject:
-        options = _engine_options(subject, given(engine))
+        options = _engine_options(subject, length_for(wanted), given(engine))
         options["profile"] = profile or options.get("profile", False)
         for name in missing_metrics(wanted, options["max_model_len"]):
             _note(f"{name} is left out: the context is {options['max_model_len']} tokens")
@@ -244,10 +245,10 @@ def _subject(model: str | None, shape: str | None) -> Iterator[_Subject]:
         yield _Subject(shape, write_shape(shape, Path(name)), "dummy")
 
 
-def _engine_options(subject: _Subject, flags: dict[str, Any]) -> dict[str, Any]:
+def _engine_options(subject: _Subject, length: int, flags: dict[str, Any]) -> dict[str, Any]:
     longest = ModelSpec.read(subject.folder).default_len
     options = {
-        "max_model_len": min(longest, MAX_MODEL_LEN),
+        "max_model_len": min(longest, length),
         "load_format": subject.load_format,
         **flags,
     }

@@ -11,10 +11,12 @@ import pytest
 
 from octavo import LLM, SamplingParams
 from octavo.bench.engine import (
+    MAX_MODEL_LEN,
     METRICS,
     EngineJob,
     Sample,
     check_metrics,
+    length_for,
     measure_engine,
     missing_metrics,
 )
@@ -91,6 +93,20 @@ def test_metrics_that_need_a_longer_context_are_left_out(tmp_path: Path) -> None
     folder = write_shape("nothing", tmp_path)
     samples = measure_engine(job(folder, metrics=("prefill2048", "rss_mb")))
     assert [sample.metric for sample in samples] == ["rss_mb"]
+
+
+def test_decoding_after_a_long_prompt_is_measured_when_asked_for(tmp_path: Path) -> None:
+    assert length_for(METRICS) == MAX_MODEL_LEN
+    assert length_for(("decode4096",)) == 4096 + 129
+    assert check_metrics(("decode4096",)) == ("decode4096",)
+    folder = write_shape("nothing", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    longer = {**config, "max_position_embeddings": 8192}
+    (folder / "config.json").write_text(json.dumps(longer))
+    options = {"load_format": "dummy", "num_threads": 1, "num_pages": 300, "kv": "int8"}
+    [sample] = measure_engine(job(folder, metrics=("decode4096",), options=options))
+    assert (sample.metric, sample.format) == ("decode4096", "w8/int8")
+    assert sample.value > 0
 
 
 def test_an_unknown_metric_gets_a_hint() -> None:

@@ -49,7 +49,11 @@ def test_the_same_seed_tells_the_same_stories() -> None:
 def test_choices_articles_and_capitals() -> None:
     being = Being("Pip", "owl", "", "he", "him", "his", "himself")
     named = {"hero": being, "what": "apple"}
-    text = told("[A|A] {what} [for|for [{hero}|{hero}]]\nyes.\n\n{hero.he!c}. {hero.a!c}", named, random.Random(1))
+    text = told(
+        "[A|A] {what} [for|for [{hero}|{hero}]]\nyes.\n\n{hero.he!c}. {hero.a!c}",
+        named,
+        random.Random(1),
+    )
     assert re.fullmatch(r"An apple for( Pip)? yes\.\nHe\. An owl", text)
 
 
