@@ -10,7 +10,6 @@ markers are written anew.
 
 import argparse
 import json
-import re
 import shutil
 from pathlib import Path
 
@@ -18,10 +17,10 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
+from card import fill_card, less_repetition, quoted, row_of
 from corpus import SEPARATOR, read_corpus
 from make_tokenizer import END_OF_TEXT, tokenizer_config
 from model import CONFIG, Stories
-from repetition import NGRAM
 from train import held_out_bits
 
 GENERATION = {
@@ -100,35 +99,6 @@ def continued(model: Stories, tokenizer: Tokenizer, beginning: str) -> str:
     return tokenizer.decode(ids[first:], skip_special_tokens=False)
 
 
-def row_of(step: int, log: Path) -> dict[str, float]:
-    """The figures of a step; its last ones, where a run was taken up again."""
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["step"] == step][-1]
-
-
-def less_repetition(log: Path) -> str:
-    """What ``unloop.py`` changed, from its first and its last row."""
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    before, after = (f"{100 * row['repeating']:.0f} %" for row in (rows[0], rows[-1]))
-    return (
-        f"Of the likeliest continuations of training stories' beginnings, {before} had a run of"
-        f" {NGRAM} tokens or a sentence twice before the steps against repetition, {after} after"
-        " them."
-    )
-
-
-def fill_card(card: Path, parts: dict[str, str]) -> None:
-    """Replace what stands between ``<!-- NAME -->`` and ``<!-- end of NAME -->``."""
-    text = card.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-        pattern = re.compile(f"(?<={re.escape(begin)}).*?(?={re.escape(end)})", re.DOTALL)
-        text, count = pattern.subn(lambda _, part=part: f"\n{part}\n\n", text)
-        if count != 1:
-            raise SystemExit(f"{card}: there must be one place for {name}, not {count}")
-    card.write_text(text, encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("text", type=Path, help="the folder with the TinyStories files")
@@ -150,7 +120,7 @@ def main() -> None:
     row = row_of(saved["step"], run / "loss.jsonl")
     print(f"held-out bits per character: {bits:.4f}")
     continuations = "\n\n".join(
-        f"> **{beginning}**{_quoted(continued(model, tokenizer, beginning))}"
+        f"> **{beginning}**{quoted(continued(model, tokenizer, beginning))}"
         for beginning in BEGINNINGS
     )
     changed = less_repetition(run / "unloop.jsonl")
@@ -165,11 +135,6 @@ def main() -> None:
     print(f"{folder}: {size:,} bytes")
     if size >= MAX_FOLDER_BYTES:
         raise SystemExit(f"{folder}: more than {MAX_FOLDER_BYTES:,} bytes")
-
-
-def _quoted(text: str) -> str:
-    """Markdown of a quotation, a line for each paragraph."""
-    return text.rstrip().replace("\n", "\n>\n> ")
 
 
 if __name__ == "__main__":
