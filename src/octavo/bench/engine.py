@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ import numpy as np
 from octavo import LLM, SamplingParams
 from octavo.bench.machine import Stopwatch, peak_rss_mib, wait_until_quiet
 from octavo.bench.parts import StepParts
+from octavo.bench.read_roof import ReadRoof, bytes_a_token, probe_read
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError, did_you_mean
 from octavo.runtime.outputs import RequestOutput
@@ -77,6 +79,8 @@ class Sample(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     at: float
     """Seconds since 1970."""
     profile: StepParts | None = None
+    roof: ReadRoof | None = None
+    """Of decoding, when it is profiled."""
 
     def row(self) -> dict[str, Any]:
         """As it is printed for programs."""
@@ -149,8 +153,8 @@ class _Bench:
         self._job = job
         self._random = np.random.default_rng(0)
         self._vocab_size = llm.spec.vocab_size
-        config = EngineConfig.from_options(job.options)
-        self._format = f"{config.weight_format}/{config.kv_format}"
+        self._config = EngineConfig.from_options(job.options)
+        self._format = f"{self._config.weight_format}/{self._config.kv_format}"
 
     def generate(self, batch: int, prompt: int, tokens: int) -> list[RequestOutput]:
         low = min(10, self._vocab_size - 1)  # beyond what is special in most vocabularies
@@ -163,12 +167,20 @@ class _Bench:
         timed = _TIMED[metric]
         if self._job.quiet_wait_s:
             wait_until_quiet(self._job.quiet_wait_s)
+        wants_roof = self._job.profile and metric.startswith("decode")
+        probed = [probe_read(self._config.num_threads)] if wants_roof else []
         before = self._llm.stats()
         with Stopwatch() as watch:
             outputs = self.generate(timed.batch, timed.prompt, timed.tokens)
         parts = StepParts.between(before, self._llm.stats(), watch.seconds)
         value = timed.figure(outputs, watch.seconds)
-        return self.row(metric, value, watch.others, parts if self._job.profile else None)
+        row = self.row(metric, value, watch.others, parts if self._job.profile else None)
+        if not wants_roof:
+            return row
+        probed.append(probe_read(self._config.num_threads))
+        context = timed.prompt + timed.tokens // 2
+        read = bytes_a_token(Path(self._job.folder), self._config, context)
+        return msgspec.structs.replace(row, roof=ReadRoof.beside(value, read, max(probed)))
 
     def row(
         self, metric: str, value: float, others: float = 0.0, profile: StepParts | None = None

@@ -37,6 +37,7 @@ from octavo.cli.bench_tables import (
     ladder_notes,
     ladder_table,
     parts_table,
+    roof_lines,
     run_table,
 )
 from octavo.cli.exit_codes import ExitCode
@@ -148,7 +149,8 @@ def engine(
         repeat: samples of each metric; the table shows the median of those that other processes
             did not disturb.
         quiet_wait_s: wait so long for other processes to be quiet, before each sample.
-        profile: also print where the time of a step goes, in the last sample of each metric.
+        profile: also print where the time of a step goes, in the last sample of each metric, and
+            how near decoding comes to the memory's bandwidth; probing it takes 256 MiB.
         json: a JSON object a sample on stdout, one a line.
     """
     if shape is not None and model is not None:
@@ -193,6 +195,8 @@ def engine(
             if any(parts.kernels for parts in profiles.values()):
                 out.print(run_table(profiles))
             out.print(PARTS_NOTE, soft_wrap=True)
+            for line in roof_lines(samples):
+                out.print(line, soft_wrap=True)
     return ExitCode.OK
 
 

@@ -125,6 +125,16 @@ def run_table(profiles: Mapping[str, StepParts]) -> Table:
     return table
 
 
+def roof_lines(samples: Sequence[Sample]) -> list[str]:
+    """A line for each sample of decoding that was profiled."""
+    return [
+        f"{sample.metric}: {sample.roof.bytes_a_token / 1e6:,.1f} MB a token,"
+        f" {sample.roof.share:.0%} of the {sample.roof.read_gb_per_s:.3g} GB/s read beside it"
+        for sample in samples
+        if sample.roof is not None
+    ]
+
+
 _PART_TITLES = {"messages_and_output": "rest", "outside": "not run"}
 PARTS_NOTE = (
     "plan: the scheduler; batch: arrays; run: the model; result and apply: what came of it;"

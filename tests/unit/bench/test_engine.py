@@ -22,8 +22,10 @@ from octavo.bench.engine import (
 )
 from octavo.bench.overhead import OverheadJob, OverheadResult
 from octavo.bench.parts import StepParts
+from octavo.bench.read_roof import bytes_a_token, probe_read
 from octavo.bench.shapes import write_shape
 from octavo.bench.worker import run_in_worker
+from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError, EngineDead, ModelError
 from octavo.runtime.outputs import RequestOutput
 
@@ -85,6 +87,34 @@ def test_a_profile_comes_with_each_timed_sample(tmp_path: Path) -> None:
     assert timed.profile.steps == 64
     assert timed.row()["profile"]["run"] > 0
     assert memory.profile is None
+
+
+def test_decoding_is_put_beside_the_bandwidth_of_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = iter([2.0, 4.0])
+    monkeypatch.setattr("octavo.bench.engine.probe_read", lambda threads: next(rates))
+    folder = write_shape("nothing", tmp_path)
+    [sample] = measure_engine(job(folder, metrics=("decode",), profile=True))
+    assert sample.roof is not None
+    assert sample.roof.read_gb_per_s == 4.0, "the better of both"
+    read = sample.roof.bytes_a_token
+    assert sample.roof.share == pytest.approx(sample.value * read / 4e9, abs=1e-4)
+    assert sample.row()["roof"]["bytes_a_token"] == read
+
+
+def test_what_a_token_reads(tmp_path: Path) -> None:
+    folder = write_shape("nothing", tmp_path)
+    config = EngineConfig.from_options({"weights": "w8", "kv": "int8"})
+    group = 128 * 32 + 32 * 2  # bytes of 32 columns: one group of depth 32, padded to 128
+    panels = {"q": 1, "k and v": 2, "output": 1, "gate and up": 2, "down": 1, "head": 8}
+    assert bytes_a_token(folder, config, 0) == sum(panels.values()) * group
+    page = 16 * 2 * (16 + 4)  # keys and values of one head of 16, with a scale each
+    assert bytes_a_token(folder, config, 160) - bytes_a_token(folder, config, 0) == 10 * page
+
+
+def test_reading_is_probed() -> None:
+    assert 0.1 < probe_read(1) < 10_000
 
 
 def test_metrics_that_need_a_longer_context_are_left_out(tmp_path: Path) -> None:
