@@ -38,7 +38,7 @@ class AttentionCase:
     @property
     def name(self) -> str:
         phase = "decode" if self.in_memory else "prefill"
-        return f"attention {phase} {self.kv_format} {self.rows} x {self.head_dim}"
+        return f"{phase} {self.rows} x {self.head_dim}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +68,10 @@ CASES = [
 
 
 def measure_attention(
-    instruction_set: str = "",
-    cases: list[AttentionCase] | None = None,
-    *,
-    between: Callable[[], None] = lambda: None,
-) -> list[AttentionFigure]:
+    instruction_set: str, case: AttentionCase, *, between: Callable[[], None]
+) -> AttentionFigure:
     """Measure on one thread. ``between`` is called after each sample: probe the roofs there."""
     kernels = AttentionKernels(ThreadPool(1), instruction_set)
-    return [_measure(kernels, case, between) for case in (CASES if cases is None else cases)]
-
-
-def _measure(
-    kernels: AttentionKernels, case: AttentionCase, between: Callable[[], None]
-) -> AttentionFigure:
     num_units = _MEMORY_UNITS if case.in_memory else _CACHED_UNITS
     num_pages = num_units * PAGES if case.in_memory else PAGES
     keys, values = _pages(case, num_pages), _pages(case, num_pages)

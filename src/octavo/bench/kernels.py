@@ -1,9 +1,10 @@
-"""Products of packed weights against the machine's roofs: memory read, and products computed.
+"""Kernels against the machine's roofs: memory read, and products computed.
 
 The matrices are those of a shape's layers and its head. A figure counts only beside the roofs of
 the same moment, as neighbours on the machine lower both: before each run both are probed, and the
 share is the time that the binding roof allows over the time that the product took. Panels come
-from memory, not from a cache: as many copies are gone through as no cache holds.
+from memory, not from a cache: as many copies are gone through as no cache holds. Attention and
+the sampler are measured by themselves (``attention.py``, ``sampler_times.py``), on one thread.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo._native import ThreadPool
 from octavo.backends.products import Operand, prepare, products_of
+from octavo.bench.attention import CASES as ATTENTION_CASES
+from octavo.bench.attention import AttentionCase, measure_attention
 from octavo.bench.machine import Stopwatch
+from octavo.bench.sampler_times import sampler_times
 from octavo.bench.shapes import SHAPES
 from octavo.weights.formats import PANEL_COLUMNS, find_format, pack
 
@@ -34,6 +39,8 @@ _FEW_ROWS = 16
 _SPINS = 20_000
 _ROOF_TRIES = 5
 _PATTERN_COLUMNS = 8 * PANEL_COLUMNS
+PARTS = ("products", "attention", "sampler")
+_KINDS_OF_PAGES = {"bf16": "bf16", "int8": "int8"}
 _KINDS = {"f32": "f32", "bf16": "bf16", "w8": "int8", "w4": "int8"}
 
 U8 = NDArray[np.uint8]
@@ -43,7 +50,9 @@ class KernelsJob(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """What to measure."""
 
     shape: str
+    parts: tuple[str, ...] = PARTS
     formats: tuple[str, ...]
+    """Of the weights of products."""
     rows: tuple[int, ...]
     repeat: int
     num_threads: int | None
@@ -61,16 +70,19 @@ class Roofs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class KernelRow(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """One product, or, with the format "roofs", what bounds them all."""
+    """One kernel, or, with the format "roofs", what bounds them all."""
 
+    part: str = ""
+    """One of PARTS."""
     format: str
     matrix: str = ""
+    """For attention and the sampler: what they do."""
     columns: int = 0
     depth: int = 0
     rows: int = 0
     ms: float = 0.0
     read_gb_per_s: float = 0.0
-    """Weights alone."""
+    """Weights alone; keys and values of attention; logits of the sampler."""
     gmac_per_s: float = 0.0
     roof: Literal["", "read", "compute"] = ""
     share: float = 0.0
@@ -106,15 +118,21 @@ def matrices_of(shape: str) -> list[Matrix]:
 
 
 def measure_kernels(job: KernelsJob) -> Iterator[KernelRow]:
-    """The roofs with one thread and with all, then each product."""
+    """The roofs with one thread and with all, then each kernel."""
     most = job.num_threads or len(os.sched_getaffinity(0))
     memory = np.ones(_READ_BYTES, np.uint8)
     for threads in sorted({1, most}):
         meter = _Meter(threads, job.instruction_set, memory)
         yield meter.roofs(max(job.repeat, _ROOF_TRIES))
-    for name in job.formats:
-        for matrix in matrices_of(job.shape):
-            yield from meter.products_of(name, matrix, job.rows, job.repeat)
+    if "products" in job.parts:
+        for name in job.formats:
+            for matrix in matrices_of(job.shape):
+                yield from meter.products_of(name, matrix, job.rows, job.repeat)
+    alone = _Meter(1, job.instruction_set, memory)
+    if "attention" in job.parts:
+        yield from (alone.attention(case) for case in ATTENTION_CASES)
+    if "sampler" in job.parts:
+        yield from alone.sampler(SHAPES[job.shape]["vocab_size"])
 
 
 class _Meter:
@@ -185,6 +203,7 @@ class _Meter:
         taken = statistics.median(times)
         share, is_bound_by_memory = sorted(shares)[len(shares) // 2]
         return KernelRow(
+            part="products",
             format=name,
             matrix=matrix.name,
             columns=matrix.columns,
@@ -199,6 +218,54 @@ class _Meter:
             instruction_set=self._native.instruction_set,
             num_threads=self._threads,
         )
+
+    def attention(self, case: AttentionCase) -> KernelRow:
+        """One unit of attention."""
+        rates: list[float] = []
+
+        def probe() -> None:
+            rates.append(
+                self._probe_read()
+                if case.in_memory
+                else self._probe_products(_KINDS_OF_PAGES[case.kv_format])
+            )
+
+        with Stopwatch() as watch:
+            figure = measure_attention(self._native.instruction_set, case, between=probe)
+        work = figure.bytes if figure.reads_memory else figure.multiply_adds
+        return KernelRow(
+            part="attention",
+            format=case.kv_format,
+            matrix=figure.name,
+            rows=case.rows,
+            ms=figure.seconds * 1e3,
+            read_gb_per_s=figure.bytes / figure.seconds / _GIGA,
+            gmac_per_s=figure.multiply_adds / figure.seconds / _GIGA,
+            roof="read" if figure.reads_memory else "compute",
+            share=work / (max(rates) * _GIGA) / figure.seconds,
+            others=watch.others,
+            instruction_set=self._native.instruction_set,
+            num_threads=1,
+        )
+
+    def sampler(self, vocab_size: int) -> Iterator[KernelRow]:
+        """One row of logits in the cache, in each way of sampling: no roof is meant for that."""
+        pool = ThreadPool(1)
+        with Stopwatch() as watch:
+            times = sampler_times(pool, self._native.instruction_set, vocab_size)
+        for one in times:
+            yield KernelRow(
+                part="sampler",
+                format="f32",
+                matrix=one.name,
+                columns=vocab_size,
+                rows=1,
+                ms=one.seconds * 1e3,
+                read_gb_per_s=one.bytes / one.seconds / _GIGA,
+                others=watch.others,
+                instruction_set=self._native.instruction_set,
+                num_threads=1,
+            )
 
     def _multiply(self, operand: Operand, copies: list[U8], out: NDArray[np.float32]) -> float:
         """Seconds of one product."""

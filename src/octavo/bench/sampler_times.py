@@ -11,7 +11,6 @@ from octavo._native import ThreadPool
 from octavo.backends.base import F32, SamplingBatch
 from octavo.backends.native_sampler import NativeSampler
 
-DEFAULT_VOCAB_SIZE = 151_936
 _WAYS: dict[str, dict[str, float]] = {
     "greedy": {"temperature": 0.0},
     "greedy, 5 logprobs": {"temperature": 0.0, "num_logprobs": 5},
@@ -38,8 +37,8 @@ class SamplerTime:
 
 def sampler_times(
     pool: ThreadPool,
-    instruction_set: str = "",
-    vocab_size: int = DEFAULT_VOCAB_SIZE,
+    instruction_set: str,
+    vocab_size: int,
     seconds_each: float = 0.1,
 ) -> list[SamplerTime]:
     """Times one row of normally distributed logits in each way of sampling."""
@@ -47,7 +46,7 @@ def sampler_times(
     logits = np.random.default_rng(0).normal(0, 3, (1, vocab_size)).astype(np.float32)
     return [
         SamplerTime(
-            f"sampler {name}",
+            name,
             _best_time(sampler, logits, _one_row(vocab_size, parameters), seconds_each),
             logits.nbytes,
         )

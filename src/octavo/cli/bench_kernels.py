@@ -1,4 +1,4 @@
-"""``octavo bench kernels``: products of packed weights against what the machine can do."""
+"""``octavo bench kernels``: what the kernels take, against what the machine can do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from octavo.bench.kernels import FORMATS, ROWS, KernelRow, KernelsJob
+from octavo.bench.kernels import FORMATS, PARTS, ROWS, KernelRow, KernelsJob
 from octavo.bench.machine import QUIET_SHARE
 from octavo.bench.shapes import SHAPES
 from octavo.bench.worker import run_in_worker
@@ -22,6 +22,7 @@ from octavo.weights.formats import find_format
 def kernels(
     *,
     shape: str = "qwen2.5-0.5b",
+    parts: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     formats: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     rows: Annotated[list[int] | None, Parameter(consume_multiple=True, negative="")] = None,
     repeat: int = 5,
@@ -29,14 +30,17 @@ def kernels(
     cpu_isa: str = "",
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Measure products of packed weights as shares of the roof that binds them.
+    """Measure products of packed weights, attention and the sampler against the machine's roofs.
 
     The roofs come first, with one thread and with all: memory read, and additions of products. Then
     each matrix of a layer, and the head; both roofs are probed again beside each run, and the share
-    is of those.
+    is of those. Attention and the sampler run on one thread: a unit of attention is some rows of a
+    head against 256 tokens, from memory (decode) or in the cache (prefill); the sampler has one row
+    of the shape's vocabulary, in the cache.
 
     Args:
         shape: whose matrices; the names are those of bench engine.
+        parts: products, attention, sampler; by default all.
         formats: of weights: f32, bf16, w8, w4; by default all but f32.
         rows: multiplied together; by default 1, 8, 12, 16, 32 and 512.
         repeat: runs of each product; the median is printed.
@@ -48,12 +52,18 @@ def kernels(
         hint = did_you_mean(shape, SHAPES) or f"shapes are {', '.join(SHAPES)}"
         raise ConfigError(f"unknown shape {shape!r}", hint=hint)
     names = tuple(find_format(name).name for name in formats or FORMATS)
+    wanted = tuple(parts or PARTS)
+    for name in wanted:
+        if name not in PARTS:
+            hint = did_you_mean(name, PARTS) or f"parts are {', '.join(PARTS)}"
+            raise ConfigError(f"unknown part {name!r}", hint=hint)
     counts = tuple(rows or ROWS)
     for name, value in (("rows", min(counts)), ("repeat", repeat), ("num_threads", num_threads)):
         if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, got {value}")
     job = KernelsJob(
         shape=shape,
+        parts=wanted,
         formats=names,
         rows=counts,
         repeat=repeat,
@@ -72,7 +82,11 @@ def kernels(
     if not json:
         out = console()
         out.print(roofs_table(roofs))
-        out.print(kernels_table(f"{shape}, {measured[0].num_threads} threads", measured))
+        for part in wanted:
+            found = [row for row in measured if row.part == part]
+            threads = found[0].num_threads
+            title = f"{shape}, {part}, {threads} thread{'s' if threads > 1 else ''}"
+            out.print(kernels_table(title, found))
         if any(row.others > QUIET_SHARE for row in measured):
             out.print(NOISE)
     return ExitCode.OK

@@ -215,22 +215,26 @@ def roofs_table(rows: Sequence[KernelRow]) -> Table:
 
 
 def kernels_table(title: str, rows: Sequence[KernelRow]) -> Table:
-    """A row a product."""
-    table = _table(title, "matrix")
+    """A row a kernel."""
+    table = _table(title, "kernel")
     for column in ("rows", "ms", "GB/s", "GMAC/s", "roof", "of it"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         noise = "*" if row.others > QUIET_SHARE else ""
         table.add_row(
-            f"{row.format} {row.matrix} {row.columns} x {row.depth}",
+            f"{row.format} {row.matrix}{_size(row)}",
             str(row.rows),
             f"{row.ms:.3f}",
             f"{row.read_gb_per_s:.1f}",
-            f"{row.gmac_per_s:,.0f}",
+            f"{row.gmac_per_s:,.0f}" if row.gmac_per_s else "",
             row.roof,
-            f"{row.share:.0%}{noise}",
+            f"{row.share:.0%}{noise}" if row.share else noise,
         )
     return table
+
+
+def _size(row: KernelRow) -> str:
+    return f" {row.columns} x {row.depth}" if row.depth else ""
 
 
 def _table(title: str, first_column: str) -> Table:

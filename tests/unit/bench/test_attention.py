@@ -16,10 +16,8 @@ def test_figures(
     monkeypatch.setattr(attention, "_MEMORY_UNITS", 64)
     probes = []
     case = AttentionCase(kv_format, 3, 20, in_memory)
-    figures = measure_attention("scalar", [case], between=lambda: probes.append(1))
-    assert len(figures) == 1
-    figure = figures[0]
-    assert figure.name == f"attention {'decode' if in_memory else 'prefill'} {kv_format} 3 x 20"
+    figure = measure_attention("scalar", case, between=lambda: probes.append(1))
+    assert figure.name == f"{'decode' if in_memory else 'prefill'} 3 x 20"
     assert figure.bytes == 2 * 16 * page_bytes
     assert figure.multiply_adds == 2 * 3 * 256 * 20
     assert figure.reads_memory == in_memory

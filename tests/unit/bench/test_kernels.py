@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from octavo.bench import kernels
+from octavo.bench import attention, kernels
 from octavo.bench.kernels import KernelsJob, matrices_of, measure_kernels
 from octavo.core.errors import ConfigError
 
@@ -28,12 +28,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "_PROBE_BYTES", 1 << 14)
     monkeypatch.setattr(kernels, "_UNCACHED_BYTES", 1 << 16)
     monkeypatch.setattr(kernels, "_SPINS", 10)
+    monkeypatch.setattr(attention, "_MEMORY_UNITS", 64)
 
 
 @pytest.mark.usefixtures("small")
 def test_figures_fit_together() -> None:
     job = KernelsJob(
         shape="nothing",
+        parts=("products",),
         formats=("bf16", "w8", "w4"),
         rows=(1, 17),
         repeat=2,
@@ -51,6 +53,28 @@ def test_figures_fit_together() -> None:
         assert row.share > 0
         assert row.roof in ("read", "compute")
         assert row.instruction_set == "scalar"
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.slow  # ten units of attention, and a tenth of a second for each way of sampling
+def test_attention_and_the_sampler_have_rows_of_their_own() -> None:
+    job = KernelsJob(
+        shape="nothing",
+        parts=("attention", "sampler"),
+        formats=("w8",),
+        rows=(1,),
+        repeat=1,
+        num_threads=1,
+        instruction_set="",
+    )
+    _, *rows = measure_kernels(job)
+    attending = [row for row in rows if row.part == "attention"]
+    assert {row.format for row in attending} == {"bf16", "int8"}
+    assert {row.roof for row in attending} == {"read", "compute"}
+    assert all(row.share > 0 and row.gmac_per_s > 0 for row in attending)
+    sampling = [row for row in rows if row.part == "sampler"]
+    assert len(sampling) >= 8
+    assert all(row.columns == 256 and row.ms > 0 and not row.share for row in sampling)
 
 
 @pytest.mark.usefixtures("small")
