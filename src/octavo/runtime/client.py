@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable
 from typing import Protocol
 
 from octavo.core.errors import Misuse
@@ -28,6 +25,7 @@ from octavo.runtime.codec import (
     decode_engine_message,
     encode,
 )
+from octavo.runtime.interrupts import Interrupts
 from octavo.runtime.port import EnginePort
 
 
@@ -64,71 +62,66 @@ class InProcessClient:
     """
 
     def __init__(self, engine: Engine, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.interrupts = Interrupts()
+        """Held back in every step; by whoever makes many, over all of them."""
         self._port = EnginePort(engine)
         self._sleep = sleep
         self._events: list[Event] = []
         self._replies: dict[int, EngineStats] = {}
         self._numbers = itertools.count()
-        self._process_id = os.getpid()
-        self._turn = threading.Lock()
-        self._closed = False
+        self._turn = _Turn()
 
     def submit(self, request: Request) -> None:
-        with self._my_turn():
+        with self._turn:
             self._port.receive(encode(Submit(request)))
 
     def abort(self, request_id: str, choice: int | None = None) -> None:
-        with self._my_turn():
+        with self._turn:
             self._port.receive(encode(Abort(request_id, choice)))
 
     def poll(self) -> list[Event]:
-        with self._my_turn():
-            self._read()
-            events, self._events = self._events, []
-        return events
+        with self._turn:
+            return self._take()
 
     def events(self) -> list[Event]:
-        while not (events := self.poll()):
-            with self._my_turn(), interrupts_held():
-                if not self._port.has_work:
-                    return []
-                wait_s = self._port.step()
+        while True:
+            with self._turn:
+                events = self._take()
+                if events or not self._port.has_work:
+                    return events
+                wait_s = self._step()
+                events = self._take()
+            if events:
+                return events
             if wait_s:
-                self._sleep(wait_s)
-        return events
+                with self.interrupts.let_through():
+                    self._sleep(wait_s)
 
     def stats(self) -> EngineStats:
         number = next(self._numbers)
-        with self._my_turn():
+        with self._turn:
             self._port.receive(encode(AskStats(number)))
             self._read()
         return self._replies.pop(number)
 
     def close(self) -> None:
         """Closing again does nothing."""
-        if not self._closed:
-            with self._my_turn():
+        if not self._turn.closed:
+            with self._turn:
                 self._port.close()
-                self._closed = True
+                self._turn.closed = True
 
-    @contextmanager
-    def _my_turn(self) -> Iterator[None]:
-        if self._closed:
-            raise Misuse("the engine was closed", hint="make a new one")
-        if os.getpid() != self._process_id:
-            raise Misuse(
-                "the engine belongs to another process, and its threads did not come along",
-                hint="load the model after the fork",
-            )
-        if not self._turn.acquire(blocking=False):
-            raise Misuse(
-                "another thread is using the engine",
-                hint="use an AsyncClient, or a lock of your own",
-            )
-        try:
-            yield
-        finally:
-            self._turn.release()
+    def _step(self) -> float | None:
+        if self.interrupts.are_held:
+            return self._port.step()
+        with self.interrupts.held():
+            return self._port.step()
+
+    def _take(self) -> list[Event]:
+        """What is known and was not told yet."""
+        self._read()
+        events, self._events = self._events, []
+        return events
 
     def _read(self) -> None:
         for data in self._port.take():
@@ -139,21 +132,27 @@ class InProcessClient:
                 self._replies[message.number] = message.stats
 
 
-@contextmanager
-def interrupts_held() -> Iterator[None]:
-    """SIGINT is dealt with after this block, by whatever dealt with it before.
+class _Turn:
+    """Lets one thread in at a time, of the process in which it was made, until it is closed."""
 
-    Only the main thread handles signals; in others this does nothing.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    held: list[tuple[int, FrameType | None]] = []
-    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        if held:
-            handler(*held[-1])
+    def __init__(self) -> None:
+        self.closed = False
+        self._process_id = os.getpid()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if self.closed:
+            raise Misuse("the engine was closed", hint="make a new one")
+        if os.getpid() != self._process_id:
+            raise Misuse(
+                "the engine belongs to another process, and its threads did not come along",
+                hint="load the model after the fork",
+            )
+        if not self._lock.acquire(blocking=False):
+            raise Misuse(
+                "another thread is using the engine",
+                hint="use an AsyncClient, or a lock of your own",
+            )
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()

@@ -25,7 +25,7 @@ from octavo.models.builtin import BUILTIN
 from octavo.models.folder import resolve
 from octavo.runtime.beam_search import BeamOutput, BeamRun, end_tokens
 from octavo.runtime.beams import BeamParams, EarlyStopping
-from octavo.runtime.client import InProcessClient, interrupts_held
+from octavo.runtime.client import InProcessClient
 from octavo.runtime.model_text import EncodedPrompt, Message, ModelText
 from octavo.runtime.outputs import OutputAssembler, RequestOutput
 from octavo.runtime.progress import progress_bar
@@ -201,8 +201,9 @@ class LLM:
                     self._routes.dispatch(self._client.poll())
                     if run.refusal is not None:
                         raise run.refusal
-            while not run.finished:
-                self._pump()
+            with self._client.interrupts.held():
+                while not run.finished:
+                    self._step()
         finally:
             run.close()
         return run.outputs(self.text.tokenizer)
@@ -265,9 +266,10 @@ class LLM:
                 for index, (prompt, one) in enumerate(zip(prompts, params_of, strict=True)):
                     with _about_prompt(index):
                         collectors.append(self._collect(prompt, one, priority, tenant, work))
-                while work.num_finished < len(collectors):
-                    self._pump()
-                    advance()
+                with self._client.interrupts.held():
+                    while work.num_finished < len(collectors):
+                        self._step()
+                        advance()
         finally:
             for collector in collectors:
                 self._routes.close(collector.assembler.request.request_id)
@@ -311,11 +313,16 @@ class LLM:
 
     def _pump(self) -> None:
         """Let the engine work until something is known, and hand it to whoever waits for it."""
+        with self._client.interrupts.held():  # half a message read is worth nothing
+            self._step()
+
+    def _step(self) -> None:
+        """As ``_pump``, many times over: within a block that holds interrupts, which come now."""
         self._routes.dispatch(())  # what was abandoned need not be computed
         events = self._client.events()
         assert events or not self._routes, "requests are open, and the engine has nothing to do"
-        with interrupts_held():  # half a message read is worth nothing to the other half
-            self._routes.dispatch(events)
+        self._routes.dispatch(events)
+        self._client.interrupts.deliver()
 
     def _new_request_id(self) -> str:
         return f"request-{next(self._request_numbers)}"
