@@ -3,6 +3,7 @@
 import random
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -11,12 +12,6 @@ from conversations import Requests, Talk, request_for
 from made_stories import Teller
 from make_tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER
 
-CHAT_SHARE, MADE_CHAT_SHARE = 0.15, 0.55
-"""Of the stories of the corpus, and of the made ones, so many answer a request."""
-MADE_SHARE = 0.5
-"""Of all stories, so many are made from plots."""
-TALK_SHARE = 0.04
-"""Of everything that is told or said, so much is no story."""
 AGAIN_SHARE = 0.3
 """What answers something goes on with the conversation before it so often."""
 RENAMED_SHARE = 0.3
@@ -27,19 +22,39 @@ GIRLS = "Lily Mia Lucy Sara Anna Emma Amy Jane Sue Molly Daisy Bella Sally Ella 
 BOYS = "Tim Tom Ben Max Jack Sam Bob Joe Leo Billy Timmy Tommy Mark Johnny Fred Peter".split()
 
 
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What there is how much of."""
+
+    made: float
+    """Of all stories, so many are made from plots."""
+    chat: float
+    """Of the stories of the corpus, so many answer a request;"""
+    made_chat: float
+    """and of the made ones."""
+    talk: float
+    """Of everything that is told or said, so much is no story."""
+
+
+FIRST_SHARES = Shares(made=0.5, chat=0.15, made_chat=0.55, talk=0.04)
+LAST_SHARES = Shares(made=0.7, chat=0.02, made_chat=0.55, talk=0.06)
+"""While the rate falls: what is learned last stays best, and made stories hang together."""
+
+
 class Mixture:
     """Rows of ``context + 1`` tokens with labels, cut from a stream of stories and conversations.
 
     Stories of the corpus come in another order in every epoch; names of people change places in
     some, so that a name has to be looked up, not remembered. Made stories are new every time. Some
     stories stand alone, some answer a request, alone or after others in the same conversation.
+    ``shares`` may be changed at any time, for what is drawn from then on.
     """
 
     def __init__(
-        self, stories: list[str], tokenizer: Tokenizer, seed: int, made_share: float = MADE_SHARE
+        self, stories: list[str], tokenizer: Tokenizer, seed: int, shares: Shares = FIRST_SHARES
     ) -> None:
+        self.shares = shares
         self._stories = list(stories)
-        self._made_share = made_share
         self._requests = Requests(stories)
         self._tokenizer = tokenizer
         self._chance = random.Random(seed)
@@ -85,16 +100,16 @@ class Mixture:
     def _told(self, *, again: bool) -> tuple[str | None, str]:
         """What is asked, and what is told; None: a story that nobody asked for."""
         chance = self._chance
-        if chance.random() < TALK_SHARE:
+        if chance.random() < self.shares.talk:
             return self._talk.exchange()
-        if chance.random() < self._made_share:
+        if chance.random() < self.shares.made:
             made = self._teller.story()
-            if chance.random() >= MADE_CHAT_SHARE:
+            if chance.random() >= self.shares.made_chat:
                 return None, made.text
             return request_for(made.topic, chance, again=again), made.text
         story = next(self._epochs)
         told = renamed(story, chance) if chance.random() < RENAMED_SHARE else story
-        if chance.random() >= CHAT_SHARE:
+        if chance.random() >= self.shares.chat:
             return None, told
         return self._requests.request(told, chance, again=again), told
 

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from batches import IGNORED, Mixture
+from batches import FIRST_SHARES, IGNORED, LAST_SHARES, Mixture
 from corpus import Corpus, read_corpus
 from made_stories import Teller
 from make_tokenizer import END_OF_TEXT, make_tokenizer, save
@@ -32,6 +32,7 @@ TOKENS_AT_ONCE = 8_192
 SHORT_CONTEXT, LONG_CONTEXT = 512, 1024
 LONG_FROM = 0.65
 """The share of the steps after which rows are long."""
+LAST_SHARES_FROM = 0.5
 WARM_UP = 60
 DECAY_FROM = 0.5
 RATE = 3e-3
@@ -161,6 +162,7 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
 
 def batches_of(mixture: Mixture, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Inputs and labels of a step, a batch for each pass; each [rows, context]."""
+    mixture.shares = LAST_SHARES if step >= LAST_SHARES_FROM * STEPS else FIRST_SHARES
     context = LONG_CONTEXT if step >= LONG_FROM * STEPS else SHORT_CONTEXT
     rows = TOKENS_AT_ONCE // context
     return [mixture.rows(rows, context) for _ in range(TOKENS_A_STEP // TOKENS_AT_ONCE)]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from tokenizers import Tokenizer
 
-from batches import BOYS, GIRLS, IGNORED, Mixture, renamed
+from batches import BOYS, FIRST_SHARES, GIRLS, IGNORED, Mixture, Shares, renamed
 from conversations import ASKS, ASKS_AGAIN, ASKS_FOR_ANY, Requests
 from make_tokenizer import ASSISTANT, CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, USER
 from octavo.models.builtin import builtin_folder
@@ -21,6 +21,7 @@ STORY = (
     " rained. He lost his ball. He saw a needle near the old bridge. Lily helped him."
 )
 NUM_DRAWN = 400
+REAL_ONLY = Shares(made=0.0, chat=0.5, made_chat=0.0, talk=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def text() -> ModelText:
 def conversations(text: ModelText) -> Iterator[tuple[list[int], list[int]]]:
     """What the model learns from, cut where a text begins: ids, and those with a label."""
     tokenizer = Tokenizer.from_file(str(builtin_folder() / "tokenizer.json"))
-    ids, labels = Mixture([STORY] * 8, tokenizer, seed=2).rows(1, 12_000)
+    ids, labels = Mixture([STORY] * 8, tokenizer, 2, REAL_ONLY).rows(1, 12_000)
     begin = tokenizer.token_to_id(END_OF_TEXT)
     starts = [position for position, token in enumerate(ids[0]) if token == begin]
     for first, last in itertools.pairwise(starts):
@@ -140,3 +141,19 @@ def test_stories_alone_begin_as_prompts_do(text: ModelText) -> None:
 def test_the_package_has_the_template_of_the_training(text: ModelText) -> None:
     config = (builtin_folder() / "tokenizer_config.json").read_text(encoding="utf-8")
     assert json.loads(config)["chat_template"] == CHAT_TEMPLATE
+
+
+def test_made_stories_and_talk_are_mixed_in_as_shares_say(text: ModelText) -> None:
+    tokenizer = Tokenizer.from_file(str(builtin_folder() / "tokenizer.json"))
+    mixture = Mixture([STORY] * 8, tokenizer, 2, FIRST_SHARES)
+    before = decoded(mixture, tokenizer)
+    real = before.count("loved to run in the park")
+    assert 0.3 < real / (before.count(END_OF_TEXT) + before.count(USER)) < 0.7
+    mixture.shares = Shares(made=0.0, chat=0.0, made_chat=0.0, talk=1.0)
+    mixture.rows(1, 12_000)  # what was begun
+    assert "loved to run in the park" not in decoded(mixture, tokenizer)
+
+
+def decoded(mixture: Mixture, tokenizer: Tokenizer) -> str:
+    ids, _ = mixture.rows(1, 12_000)
+    return tokenizer.decode(ids[0].tolist(), skip_special_tokens=False)
