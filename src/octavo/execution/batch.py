@@ -2,20 +2,37 @@
 
 Everything that every row has is picked from the slot table by index, a few NumPy calls a step
 whatever the number of rows. Only rows with penalties, biases or masks are visited one by one.
+
+Most steps decode the sequences of the step before, one token each. Then only tokens and positions
+are new, and the rest is kept: what NumPy does for a row or two is little, but beside a model whose
+weights go through the caches in every step, its code comes from memory each time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from octavo.backends.base import Batch, SamplingBatch
+from octavo.backends.base import I32, Batch, SamplingBatch
 from octavo.core.kv_layout import pages_for
 from octavo.core.step import StepPlan
-from octavo.execution.slots import SeenTokens, SlotTable
+from octavo.execution.slots import SCALARS, SeenTokens, SlotTable
 
 _NO_TOKENS = np.zeros(0, np.int32)
+_OF_PARAMETERS = ("seeds", "choices", "num_logprobs", *(name for name, _ in SCALARS))
+_RAGGED = (
+    "seen_starts",
+    "seen_ids",
+    "seen_counts",
+    "bias_starts",
+    "bias_ids",
+    "bias_values",
+    "mask_of_row",
+    "masks",
+)
 
 
 @dataclass(slots=True)
@@ -25,6 +42,102 @@ class BuiltBatch:
     batch: Batch
     sample_ranges: list[int]  # (samples,) index into plan.ranges
     score_ranges: list[int]  # (scores,) index into plan.ranges, one entry a scored row
+
+
+class Batches:
+    """The batches of one slot table, plan after plan.
+
+    Nothing is kept across a plan in which any sequence leaves or enters, and no page table across
+    one in which any page is assigned.
+    """
+
+    def __init__(self, slots: SlotTable) -> None:
+        self._slots = slots
+        self._decode: _Decode | None = None
+        self.num_kept = 0
+        """Batches for which the arrays of an earlier one could be kept."""
+
+    def build(self, plan: StepPlan) -> BuiltBatch:
+        """The arrays of one step. The slots already reflect the plan's leaving and entering, and
+        its pages. Nothing in a batch is ever written to again."""
+        decode = self._decode
+        if plan.leave or plan.enter:
+            decode = self._decode = None
+        elif decode is not None and plan.page_assignments:
+            decode.page_tables = []
+        slots = _decoded_slots(plan)
+        if slots is None:
+            return build_batch(plan, self._slots)
+        if decode is not None and decode.slots == slots:
+            self.num_kept += 1
+            return decode.next_batch(plan, self._slots)
+        built = build_batch(plan, self._slots)
+        self._decode = _Decode.of(built, slots, self._slots)
+        return built
+
+
+def _decoded_slots(plan: StepPlan) -> list[int] | None:
+    """The slots of a step that computes one token of each sequence and draws the next; None for
+    every other step. Nothing is scored in it: a token of the prompt follows none of its rows."""
+    if plan.padding or plan.page_copies:
+        return None
+    slots = [part.slot for part in plan.ranges if part.count == 1 and part.samples]
+    return slots if len(slots) == len(plan.ranges) else None
+
+
+@dataclass(slots=True)
+class _Decode:
+    """What steps that decode the same slots, in the same order, have in common."""
+
+    slots: list[int]
+    built: BuiltBatch
+    """The first of them: which rows there are, and what is drawn from them."""
+    sampling: dict[str, Any]
+    """The arrays of its sampling: those that depend on parameters alone stay, the others are put
+    in for each step."""
+    is_plain: bool
+    """Whether the ragged ones stay, too: no row has anything in them."""
+    page_tables: list[I32] = field(default_factory=list)
+    """Of the last step; none if pages were assigned since."""
+    num_pages: int = 0
+    """Their width."""
+
+    @classmethod
+    def of(cls, built: BuiltBatch, slots: list[int], table: SlotTable) -> _Decode:
+        sampling = built.batch.sampling
+        is_plain = all(table.extras[slot] is None for slot in slots)
+        names = (*_OF_PARAMETERS, *_RAGGED) if is_plain else _OF_PARAMETERS
+        return cls(slots, built, {name: getattr(sampling, name) for name in names}, is_plain)
+
+    def next_batch(self, plan: StepPlan, slots: SlotTable) -> BuiltBatch:
+        starts = [part.start for part in plan.ranges]
+        where = list(zip(self.slots, starts, strict=True))
+        num_pages = pages_for(max(starts) + 1)
+        if num_pages != self.num_pages or not self.page_tables:
+            self.page_tables = [table[self.slots, :num_pages] for table in slots.pages]
+            self.num_pages = num_pages
+        positions = np.array(starts, np.int32)
+        sampling, batch = self.sampling, self.built.batch
+        sampling["positions"] = _drawn(slots, self.slots)
+        if not self.is_plain:
+            sampling.update(_ragged(slots, self.slots))
+        return BuiltBatch(
+            Batch(
+                token_ids=np.array([slots.tokens.item(place) for place in where], np.int32),
+                positions=positions,
+                row_starts=batch.row_starts,
+                context_lens=positions,  # the one token is the next one of its sequence
+                page_tables=self.page_tables,
+                page_copies=batch.page_copies,
+                sample_rows=batch.sample_rows,
+                sampling=SamplingBatch(**sampling),
+                score_rows=batch.score_rows,
+                score_targets=batch.score_targets,
+                score_num_top=batch.score_num_top,
+            ),
+            self.built.sample_ranges,
+            self.built.score_ranges,
+        )
 
 
 def build_batch(plan: StepPlan, slots: SlotTable) -> BuiltBatch:
@@ -83,7 +196,7 @@ def _scored_rows(
     for index, part in enumerate(plan.ranges):
         if part.score_from < 0:
             continue
-        last = min(part.start + part.count, int(slots.num_prompt_tokens[part.slot]) - 1)
+        last = min(part.start + part.count, slots.num_prompt_tokens[part.slot] - 1)
         first_row = int(row_starts[index]) + part.score_from - part.start
         scored = range(first_row, first_row + last - part.score_from)
         rows.extend(scored)
@@ -93,11 +206,29 @@ def _scored_rows(
 
 def _sampling(slots: SlotTable, rows: np.ndarray) -> SamplingBatch:
     """The sampling arrays of these slots, one row each."""
+    rows_list = rows.tolist()
+    return SamplingBatch(
+        seeds=slots.seeds[rows],
+        choices=slots.choices[rows],
+        positions=_drawn(slots, rows_list),
+        num_logprobs=slots.num_logprobs[rows],
+        **_ragged(slots, rows_list),
+        **{name: values[rows] for name, values in slots.scalars.items()},
+    )
+
+
+def _drawn(slots: SlotTable, rows: list[int]) -> NDArray[np.uint32]:
+    """The positions of the tokens that are drawn."""
+    return np.array([slots.num_tokens[slot] for slot in rows], np.uint32)
+
+
+def _ragged(slots: SlotTable, rows: list[int]) -> dict[str, Any]:
+    """The sampling arrays to which a row may bring any number of entries."""
     bias_starts, bias_ids, bias_values = [0], list[int](), list[float]()
     seen_starts, seen = [0], list[SeenTokens]()
     masks: list[np.ndarray] = []
     mask_of_row = np.full(len(rows), -1, np.int32)
-    for row, slot in enumerate(rows.tolist()):
+    for row, slot in enumerate(rows):
         extras = slots.extras[slot]
         num_seen = 0
         if extras is not None:
@@ -117,18 +248,13 @@ def _sampling(slots: SlotTable, rows: np.ndarray) -> SamplingBatch:
         bias_starts.append(len(bias_ids))
         seen_starts.append(seen_starts[-1] + num_seen)
     num_words = -(-slots.vocab_size // 32)
-    return SamplingBatch(
-        seeds=slots.seeds[rows],
-        choices=slots.choices[rows],
-        positions=slots.num_tokens[rows].astype(np.uint32),
-        num_logprobs=slots.num_logprobs[rows],
-        seen_starts=np.array(seen_starts, np.int32),
-        seen_ids=np.concatenate([_NO_TOKENS, *(tokens.ids for tokens in seen)]),
-        seen_counts=np.concatenate([_NO_TOKENS, *(tokens.counts for tokens in seen)]),
-        bias_starts=np.array(bias_starts, np.int32),
-        bias_ids=np.array(bias_ids, np.int32),
-        bias_values=np.array(bias_values, np.float32),
-        mask_of_row=mask_of_row,
-        masks=np.array(masks, np.uint32).reshape(-1, num_words),
-        **{name: values[rows] for name, values in slots.scalars.items()},
-    )
+    return {
+        "seen_starts": np.array(seen_starts, np.int32),
+        "seen_ids": np.concatenate([_NO_TOKENS, *(tokens.ids for tokens in seen)]),
+        "seen_counts": np.concatenate([_NO_TOKENS, *(tokens.counts for tokens in seen)]),
+        "bias_starts": np.array(bias_starts, np.int32),
+        "bias_ids": np.array(bias_ids, np.int32),
+        "bias_values": np.array(bias_values, np.float32),
+        "mask_of_row": mask_of_row,
+        "masks": np.array(masks, np.uint32).reshape(-1, num_words),
+    }

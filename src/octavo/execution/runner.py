@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from octavo.backends.base import Executable, Rows, ScoredRows
 from octavo.core.clock import Clock, monotonic
 from octavo.core.step import RangeOutcome, StepPlan, StepResult, TokenLogprobs
-from octavo.execution.batch import BuiltBatch, build_batch
+from octavo.execution.batch import Batches, BuiltBatch
 from octavo.execution.slots import SlotTable
 
 
@@ -31,7 +31,21 @@ class Ticket:
     """A step that was submitted and not yet collected."""
 
     step: int
-    future: Future[StepResult] = field(repr=False)
+    future: Future[StepResult] | _Computed = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """What a future is to a step that was computed at once; a real one brings locks along."""
+
+    value: StepResult | None
+    error: Exception | None = None
+
+    def result(self) -> StepResult:
+        if self.error is not None:
+            raise self.error
+        assert self.value is not None
+        return self.value
 
 
 class Runner:
@@ -54,18 +68,18 @@ class Runner:
         self._slots = SlotTable(
             max_num_seqs, max_model_len, vocab_size, len(executable.kv_groups), end_token_ids
         )
+        self._batches = Batches(self._slots)
         self._thread = ThreadPoolExecutor(1, "octavo-step") if overlap else None
 
     def submit(self, plan: StepPlan) -> Ticket:
         """Start a step. The plan must not be changed afterwards."""
         if self._thread is not None:
             return Ticket(plan.step, self._thread.submit(self._run, plan))
-        future: Future[StepResult] = Future()
         try:
-            future.set_result(self._run(plan))
+            computed = _Computed(self._run(plan))
         except Exception as error:  # handed to whoever collects, as from a thread
-            future.set_exception(error)
-        return Ticket(plan.step, future)
+            computed = _Computed(None, error)
+        return Ticket(plan.step, computed)
 
     def collect(self, ticket: Ticket) -> StepResult:
         """The result of a step; waits for it. Raises what the backend raised."""
@@ -92,7 +106,7 @@ class Runner:
                 slots.failures[entry.slot] = f"entering a slot failed: {error!r}"
         for slot, group, index, page in plan.page_assignments:
             slots.pages[group][slot, index] = page
-        built = build_batch(plan, slots)
+        built = self._batches.build(plan)
         ready = self._clock()
         rows = self._executable.run(built.batch)
         computed = self._clock()
@@ -108,24 +122,20 @@ def _outcomes(
 ) -> list[RangeOutcome]:
     """Sort the rows of a step back to the ranges of its plan; drawn tokens become known."""
     outcomes = [_COMPUTED] * len(plan.ranges)
-    errors = {built.score_ranges[row]: message for row, message in rows.prompt_errors.items()}
-    prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
-    for row, index in enumerate(built.score_ranges):
-        prompt_logprobs.setdefault(index, []).append(_logprobs(rows.prompt_scores, row))
-    for index, scores in prompt_logprobs.items():
-        outcomes[index] = RangeOutcome(prompt_logprobs=tuple(scores))
-    token_ids = rows.token_ids.tolist()
-    for row, index in enumerate(built.sample_ranges):
+    errors: dict[int, str] = {}
+    if built.score_ranges:
+        _put_prompt_logprobs(outcomes, errors, built, rows)
+    num_logprobs = built.batch.sampling.num_logprobs.tolist()
+    drawn = zip(built.sample_ranges, rows.token_ids.tolist(), num_logprobs, strict=True)
+    for row, (index, token_id, wanted) in enumerate(drawn):
         if row in rows.errors:
             errors[index] = rows.errors[row]
             continue
-        slot = plan.ranges[index].slot
-        slots.append(slot, token_ids[row])
-        wants_logprobs = built.batch.sampling.num_logprobs[row] >= 0
+        slots.append(plan.ranges[index].slot, token_id)
         outcomes[index] = RangeOutcome(
-            token_id=token_ids[row],
-            logprobs=_logprobs(rows.scores, row) if wants_logprobs else None,
-            prompt_logprobs=outcomes[index].prompt_logprobs,
+            token_id,
+            _logprobs(rows.scores, row) if wanted >= 0 else None,
+            outcomes[index].prompt_logprobs,
         )
     if slots.failures:
         for index, part in enumerate(plan.ranges):
@@ -137,6 +147,18 @@ def _outcomes(
 
 
 _COMPUTED = RangeOutcome()
+
+
+def _put_prompt_logprobs(
+    outcomes: list[RangeOutcome], errors: dict[int, str], built: BuiltBatch, rows: Rows
+) -> None:
+    """Sort the scored rows back to their ranges."""
+    errors.update({built.score_ranges[row]: why for row, why in rows.prompt_errors.items()})
+    scores: dict[int, list[TokenLogprobs]] = {}
+    for row, index in enumerate(built.score_ranges):
+        scores.setdefault(index, []).append(_logprobs(rows.prompt_scores, row))
+    for index, found in scores.items():
+        outcomes[index] = RangeOutcome(prompt_logprobs=tuple(found))
 
 
 def _logprobs(scores: ScoredRows, row: int) -> TokenLogprobs:

@@ -92,8 +92,8 @@ class SlotTable:
     num_groups: int
     end_token_ids: tuple[int, ...]
     tokens: NDArray[np.int32] = field(init=False)  # (slots, max_model_len)
-    num_tokens: NDArray[np.int32] = field(init=False)  # (slots,) known tokens
-    num_prompt_tokens: NDArray[np.int32] = field(init=False)  # (slots,)
+    num_tokens: list[int] = field(init=False)  # (slots,) known tokens
+    num_prompt_tokens: list[int] = field(init=False)  # (slots,)
     seeds: NDArray[np.uint64] = field(init=False)  # (slots,)
     choices: NDArray[np.uint32] = field(init=False)  # (slots,)
     num_logprobs: NDArray[np.int32] = field(init=False)  # (slots,) -1 for none
@@ -106,8 +106,8 @@ class SlotTable:
     def __post_init__(self) -> None:
         slots = self.max_num_seqs
         self.tokens = np.zeros((slots, self.max_model_len), np.int32)
-        self.num_tokens = np.zeros(slots, np.int32)
-        self.num_prompt_tokens = np.zeros(slots, np.int32)
+        self.num_tokens = [0] * slots
+        self.num_prompt_tokens = [0] * slots
         self.seeds = np.zeros(slots, np.uint64)
         self.choices = np.zeros(slots, np.uint32)
         self.num_logprobs = np.full(slots, -1, np.int32)
@@ -189,7 +189,7 @@ class SlotTable:
         """Token -> what is added to its logit for the next token of this slot."""
         extras = self.extras[slot]
         assert extras is not None
-        known = int(self.num_tokens[slot])
+        known = self.num_tokens[slot]
         biases = extras.bias
         banned: list[int] = []
         if known - self.num_prompt_tokens[slot] < extras.min_tokens:

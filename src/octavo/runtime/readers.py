@@ -31,8 +31,10 @@ class Collector:
 
     def take(self, event: Event) -> list[int]:
         self.assembler.apply(event)
-        self._work.num_tokens += isinstance(event, Token)
-        self._work.num_finished += self.assembler.finished
+        if isinstance(event, Token):  # ends nothing: the engine has not accounted for it
+            self._work.num_tokens += 1
+        else:
+            self._work.num_finished += self.assembler.finished
         return self.assembler.take_aborts()
 
     def fail(self, request_id: str, error: OctavoError) -> None:

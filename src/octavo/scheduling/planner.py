@@ -44,6 +44,7 @@ class Flight:
     plan: StepPlan
     parts: list[tuple[Sequence, int, TokenRange]] = field(default_factory=list)
     """The ranges of the plan, whom they belong to, and in which of their stays."""
+    num_tokens: int = 0
 
 
 class Planner:
@@ -79,7 +80,8 @@ class Planner:
         flight = Flight(StepPlan(self._counters.steps))
         preemptions = self._counters.preemptions
         tokens = self._plan_running(flight, now_s)
-        if self._counters.preemptions == preemptions:  # else there is no room for anybody new
+        # Whoever was preempted needs the room that there is.
+        if self._roster.queue and self._counters.preemptions == preemptions:
             self._let_in(flight, tokens, now_s)
         assert flight.parts or not flight.plan.enter, "who has just started can be computed"
         return flight
@@ -168,6 +170,8 @@ class Planner:
         samples = end == sequence.length
         part = TokenRange(sequence.slot, start, count, samples, score_from)
         flight.parts.append((sequence, sequence.stay, part))
+        flight.plan.ranges.append(part)
+        flight.num_tokens += count
         if sequence.planned_step != flight.plan.step:
             sequence.planned_step = flight.plan.step
             sequence.planned_from = start

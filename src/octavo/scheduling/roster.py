@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterator
 
 from octavo.scheduling.batching import Batching
 from octavo.scheduling.queue import WaitingQueue
@@ -64,10 +63,12 @@ class Roster:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
-    def overdue(self, now_s: float) -> Iterator[LiveRequest]:
+    def overdue(self, now_s: float) -> list[LiveRequest]:
         """Requests that have not started and whose deadline has come, each once."""
+        found = []
         while (deadline_s := self.next_deadline_s()) is not None and deadline_s <= now_s:
-            yield heapq.heappop(self._deadlines)[2]
+            found.append(heapq.heappop(self._deadlines)[2])
+        return found
 
     def _is_waiting(self, live: LiveRequest) -> bool:
         return bool(live.choices) and not live.has_started

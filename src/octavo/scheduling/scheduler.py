@@ -215,11 +215,10 @@ class Scheduler:
             return None
         plan = flight.plan
         plan.leave, roster.left_slots = roster.left_slots, []
-        plan.ranges = [part for _, _, part in flight.parts]
         if self._batching.pads:
             plan.padding = self._batching.padding(sequence for sequence, _, _ in flight.parts)
         self._flights.append(flight)
-        self._counters.count_step(plan.num_tokens)
+        self._counters.count_step(flight.num_tokens)
         return plan
 
     def apply(self, result: StepResult) -> list[Event]:
