@@ -111,7 +111,7 @@ class _Decode:
 
     def next_batch(self, plan: StepPlan, slots: SlotTable) -> BuiltBatch:
         starts = [part.start for part in plan.ranges]
-        where = list(zip(self.slots, starts, strict=True))
+        token_ids = list(map(slots.tokens.item, self.slots, starts))
         num_pages = pages_for(max(starts) + 1)
         if num_pages != self.num_pages or not self.page_tables:
             self.page_tables = [table[self.slots, :num_pages] for table in slots.pages]
@@ -123,7 +123,7 @@ class _Decode:
             sampling.update(_ragged(slots, self.slots))
         return BuiltBatch(
             Batch(
-                token_ids=np.array([slots.tokens.item(place) for place in where], np.int32),
+                token_ids=np.array(token_ids, np.int32),
                 positions=positions,
                 row_starts=batch.row_starts,
                 context_lens=positions,  # the one token is the next one of its sequence
