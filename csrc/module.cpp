@@ -10,6 +10,7 @@
 #include "bindings/forward.h"
 #include "bindings/pool.h"
 #include "bindings/products.h"
+#include "bindings/sampler.h"
 #include "cpu_features.h"
 #include "kernels/dispatch.h"
 
@@ -148,10 +149,6 @@ nb::list usable_instruction_sets() {
 }
 
 }  // namespace
-}  // namespace octavo
-
-namespace octavo {
-void bind_sampler(nb::module_& module);
 }  // namespace octavo
 
 // Docstrings are in octavo/_native.pyi, where editors and type checkers find them.

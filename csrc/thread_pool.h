@@ -23,6 +23,15 @@ struct Stage {
   const char* kind = "";  // for profiles
 };
 
+// The stage that runs `Owner::run(begin, end, thread)`.
+template <typename Owner>
+Stage stage_of(Owner* owner, int64_t num_items, const char* kind) {
+  const auto body = [](void* context, int64_t begin, int64_t end, int thread) {
+    static_cast<Owner*>(context)->run(begin, end, thread);
+  };
+  return Stage{body, owner, num_items, 1, kind};
+}
+
 // Items are claimed in blocks from one atomic counter, so a thread that the operating system has
 // preempted costs one block, not a share. Kernels give the same bits whoever claims a block.
 //

@@ -11,7 +11,10 @@
 #include <algorithm>
 #include <optional>
 
+#include "bindings/attributes.h"
 #include "bindings/pool.h"
+#include "bindings/sampler.h"
+#include "bindings/step_arrays.h"
 #include "bindings/turn.h"
 #include "executor/formats.h"
 #include "executor/forward.h"
@@ -23,8 +26,6 @@ namespace {
 
 using Floats1 = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Floats2 = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-using Ints1 = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Ints2 = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using WritableBytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
@@ -63,9 +64,10 @@ class PyForward {
   PyForward& operator=(const PyForward&) = delete;
   PyForward(Pool& pool, const std::string& instruction_set, int64_t max_tokens, int64_t max_heads,
             int64_t max_model_len, bool joins_rows)
-      : set_(choose_instruction_set(instruction_set)),
-        forward_(pool.threads(), *set_.kernels, {max_tokens, max_heads, max_model_len},
-                 joins_rows) {}
+      : pool_(pool),
+        set_(choose_instruction_set(instruction_set)),
+        forward_(pool.threads(), *set_.kernels, {max_tokens, max_heads, max_model_len}, joins_rows),
+        bounds_{max_tokens, max_model_len} {}
 
   const char* instruction_set() const { return set_.name; }
 
@@ -78,7 +80,9 @@ class PyForward {
     auto rows = std::make_unique<EmbedRows>();
     rows->table = keep(table);
     rows->features = static_cast<int64_t>(table.shape(1));
-    if (!by_position) num_entries_ = std::min(num_entries_, static_cast<int64_t>(table.shape(0)));
+    if (!by_position) {
+      bounds_.num_entries = std::min(bounds_.num_entries, static_cast<int64_t>(table.shape(0)));
+    }
     rows->by_position = by_position;
     rows->out = out;
     forward_.add_rows(std::move(rows));
@@ -92,8 +96,8 @@ class PyForward {
     kept_.push_back(nb::cast(panels));
     rows->panels = panels.data();
     rows->bytes_of_panel = panel_bytes(kind, padded(depth, depth_unit(kind)));
-    num_entries_ = std::min(
-        num_entries_, static_cast<int64_t>(panels.shape(0)) / rows->bytes_of_panel * kPanelColumns);
+    bounds_.num_entries = std::min(bounds_.num_entries, static_cast<int64_t>(panels.shape(0)) /
+                                                            rows->bytes_of_panel * kPanelColumns);
     rows->features = depth;
     rows->out = out;
     forward_.add_rows(std::move(rows));
@@ -178,6 +182,10 @@ class PyForward {
   }
 
   void begin_heads() { forward_.begin_heads(); }
+  void end_heads(View logits, int64_t vocab_size) {
+    forward_.end_heads(logits);
+    vocab_size_ = vocab_size;
+  }
 
   void take(View x, int64_t features, View out) {
     auto rows = std::make_unique<TakeRows>();
@@ -193,7 +201,7 @@ class PyForward {
     const KvFormat kv = choice_of<KvFormat>(
         format, {{"f32", KvFormat::kF32}, {"bf16", KvFormat::kBf16}, {"int8", KvFormat::kInt8}});
     const PagePool pool{pages.data(), num_layers, num_kv_heads, head_dim, kv};
-    num_pages_.push_back(static_cast<int64_t>(pages.shape(0)) / pool.page_bytes());
+    bounds_.num_pages.push_back(static_cast<int64_t>(pages.shape(0)) / pool.page_bytes());
     return forward_.add_pool(pool);
   }
 
@@ -238,50 +246,67 @@ class PyForward {
     forward_.add_product(operand, weights_of(format, panels, num_panels, depth, bias), finish);
   }
 
-  void run(Ints1 token_ids, Ints1 positions, Ints1 row_starts, std::vector<Ints2> tables) {
-    const auto num_tokens = static_cast<int64_t>(token_ids.shape(0));
-    const auto num_seqs = static_cast<int64_t>(row_starts.shape(0)) - 1;
-    if (num_tokens > forward_.limits().max_tokens) {
-      throw nb::value_error("token_ids: more than the program was compiled for");
+  int64_t run(nb::handle batch_object, NativeSampler& sampler, nb::handle tokens, nb::handle errors,
+              nb::handle logprobs, nb::handle num_top, nb::handle top_ids,
+              nb::handle top_logprobs) {
+    const Attributes batch(batch_object, names_);
+    const StepArrays arrays(batch, bounds_);
+    const auto head_rows = batch.array<int32_t>("sample_rows");
+    const int64_t num_rows = head_rows.size();
+    if (num_rows == 0) {
+      run_released(arrays.step, nullptr, 0, nullptr, {});
+      return 0;
     }
-    if (static_cast<int64_t>(positions.shape(0)) != num_tokens || num_seqs < 1 ||
-        row_starts.data()[0] != 0 || row_starts.data()[num_seqs] != num_tokens ||
-        static_cast<int64_t>(tables.size()) != forward_.num_pools()) {
-      throw nb::value_error("the arrays of a step do not fit each other");
-    }
-    for (const Ints2& table : tables) {
-      if (static_cast<int64_t>(table.shape(0)) != num_seqs) {
-        throw nb::value_error("tables: one row for each sequence is needed");
-      }
-    }
-    check_rows(token_ids.data(), positions.data(), row_starts.data(), num_seqs, tables);
-    Step step{};
-    step.token_ids = token_ids.data();
-    step.positions = positions.data();
-    step.row_starts = row_starts.data();
-    step.num_tokens = num_tokens;
-    step.num_seqs = num_seqs;
-    for (const Ints2& table : tables) {
-      step.tables.push_back({table.data(), static_cast<int64_t>(table.shape(1))});
-    }
-    num_tokens_ = num_tokens;
-    nb::gil_scoped_release released;
-    const auto turn = turn_.take();
-    forward_.run_tokens(step);
+    check_heads(head_rows, num_rows, arrays.step.num_tokens);
+    check_sampler(sampler);
+    const nb::object sampling = batch.get("sampling");
+    const SamplingBatch draws(Attributes(sampling, names_), num_rows, vocab_size_);
+    const SampledRows sampled(tokens, errors, logprobs, num_top, top_ids, top_logprobs,
+                              draws.arrays.num_logprobs, num_rows, vocab_size_);
+    run_released(arrays.step, head_rows.data(), num_rows, &sampler,
+                 {&draws.arrays, nullptr, nullptr, sampled.arrays});
+    return sampled.num_failed();
   }
 
-  void run_heads(Ints1 head_rows) {
-    if (static_cast<int64_t>(head_rows.shape(0)) > forward_.limits().max_heads) {
-      throw nb::value_error("head_rows: more than the program was compiled for");
-    }
-    for (size_t i = 0; i < head_rows.shape(0); ++i) {
-      if (!is_below(head_rows.data()[i], num_tokens_)) {
-        throw nb::value_error("head_rows: not a row of the step");
-      }
-    }
+  void compute(nb::handle batch) {
+    const StepArrays arrays(Attributes(batch, names_), bounds_);
+    run_released(arrays.step, nullptr, 0, nullptr, {});
+  }
+
+  void score(nb::handle head_rows_object, NativeSampler& sampler, nb::handle targets_object,
+             nb::handle wanted, nb::handle errors, nb::handle logprobs, nb::handle num_top,
+             nb::handle top_ids, nb::handle top_logprobs) {
+    const Int32Array head_rows(head_rows_object.ptr(), "head_rows", Array::Access::kRead);
+    const int64_t num_rows = head_rows.size();
+    check_heads(head_rows, num_rows, num_tokens_);
+    check_sampler(sampler);
+    const Targets targets(targets_object, wanted, num_rows, vocab_size_);
+    const SampledRows scored(nb::handle(), errors, logprobs, num_top, top_ids, top_logprobs,
+                             targets.wanted(), num_rows, vocab_size_);
     nb::gil_scoped_release released;
     const auto turn = turn_.take();
-    forward_.run_heads(head_rows.data(), static_cast<int64_t>(head_rows.shape(0)));
+    const auto turn_of_rows = sampler.take_turn();
+    sampler.rows().begin({nullptr, targets.ids(), targets.wanted(), scored.arrays});
+    forward_.run_heads(head_rows.data(), num_rows, &sampler.rows());
+  }
+
+  // Of at most max_heads rows: (rows, vocab), as they are until the next heads are computed.
+  nb::ndarray<nb::numpy, float, nb::ndim<2>> logits(nb::handle self, nb::handle head_rows_object) {
+    const Int32Array head_rows(head_rows_object.ptr(), "head_rows", Array::Access::kRead);
+    const int64_t num_rows = head_rows.size();
+    if (num_rows > forward_.limits().max_heads) {
+      throw nb::value_error("head_rows: more than the program was compiled for");
+    }
+    check_heads(head_rows, num_rows, num_tokens_);
+    {
+      nb::gil_scoped_release released;
+      const auto turn = turn_.take();
+      forward_.run_heads(head_rows.data(), num_rows, nullptr);
+    }
+    const View view = forward_.logits();
+    const size_t shape[] = {static_cast<size_t>(num_rows), static_cast<size_t>(vocab_size_)};
+    const int64_t strides[] = {view.stride, 1};
+    return nb::ndarray<nb::numpy, float, nb::ndim<2>>(view.data, 2, shape, self, strides);
   }
 
   void profile(bool on) { forward_.profile(on); }
@@ -293,35 +318,33 @@ class PyForward {
   }
 
  private:
-  static bool is_below(int32_t index, int64_t count) { return index >= 0 && index < count; }
-
-  // What indexes memory: a bug in the bookkeeping fails its step, and writes nobody's pages.
-  void check_rows(const int32_t* token_ids, const int32_t* positions, const int32_t* row_starts,
-                  int64_t num_seqs, const std::vector<Ints2>& tables) const {
-    for (int64_t seq = 0; seq < num_seqs; ++seq) {
-      if (row_starts[seq] > row_starts[seq + 1]) throw nb::value_error("row_starts: not ascending");
+  // Computes a step, and with a sampler does `task` with the logits of the rows.
+  void run_released(const Step& step, const int32_t* head_rows, int64_t num_rows,
+                    NativeSampler* sampler, const SamplerTask& task) {
+    num_tokens_ = step.num_tokens;
+    nb::gil_scoped_release released;
+    const auto turn = turn_.take();
+    if (sampler == nullptr) {
+      forward_.run(step, head_rows, num_rows, nullptr);
+      return;
     }
-    for (int64_t seq = 0; seq < num_seqs; ++seq) {
-      for (int32_t row = row_starts[seq]; row < row_starts[seq + 1]; ++row) {
-        if (!is_below(token_ids[row], num_entries_)) {
-          throw nb::value_error("token_ids: not in the vocabulary");
-        }
-        if (!is_below(positions[row], forward_.limits().max_model_len)) {
-          throw nb::value_error("positions: beyond the longest sequence");
-        }
+    const auto turn_of_rows = sampler->take_turn();
+    sampler->rows().begin(task);
+    forward_.run(step, head_rows, num_rows, &sampler->rows());
+  }
+
+  static void check_heads(const Int32Array& head_rows, int64_t num_rows, int64_t num_tokens) {
+    head_rows.require_shape(&num_rows, 1);
+    for (int64_t i = 0; i < num_rows; ++i) {
+      if (!is_below(head_rows.data()[i], num_tokens)) {
+        throw nb::value_error("head_rows: not a row of the step");
       }
-      if (row_starts[seq] == row_starts[seq + 1]) continue;
-      const int64_t last_page = positions[row_starts[seq + 1] - 1] / kPageTokens;
-      for (size_t pool = 0; pool < tables.size(); ++pool) {
-        const auto width = static_cast<int64_t>(tables[pool].shape(1));
-        if (last_page >= width) throw nb::value_error("tables: too narrow for a position");
-        const int32_t* pages = tables[pool].data() + seq * width;
-        for (int64_t page = 0; page <= last_page; ++page) {
-          if (!is_below(pages[page], num_pages_[pool])) {
-            throw nb::value_error("tables: a page that there is not");
-          }
-        }
-      }
+    }
+  }
+
+  void check_sampler(const NativeSampler& sampler) const {
+    if (sampler.vocab_size() != vocab_size_ || &sampler.pool() != &pool_) {
+      throw nb::value_error("sampler: made for another vocabulary or another pool");
     }
   }
 
@@ -336,22 +359,16 @@ class PyForward {
     return ProductWeights{kind, panels.data(), num_panels, whole, keep(bias)};
   }
 
+  const Pool& pool_;
   const InstructionSet& set_;
   Forward forward_;
+  AttributeNames names_;  // of batches
   std::vector<nb::object> kept_;
-  std::vector<int64_t> num_pages_;  // of each pool
-  int64_t num_entries_ = 1 << 30;   // of the smallest table of tokens
-  int64_t num_tokens_ = 0;          // of the last step
-  Turn turn_;                       // several threads may run steps, one after the other
+  StepBounds bounds_;
+  int64_t vocab_size_ = 0;
+  int64_t num_tokens_ = 0;  // of the last step
+  Turn turn_;               // several threads may run steps, one after the other
 };
-
-// The first `rows` rows of a buffer, as they are now.
-nb::ndarray<nb::numpy, float, nb::ndim<2>> rows_of(View view, int64_t rows, int64_t features,
-                                                   nb::handle owner) {
-  const size_t shape[] = {static_cast<size_t>(rows), static_cast<size_t>(features)};
-  const int64_t strides[] = {view.stride, 1};
-  return nb::ndarray<nb::numpy, float, nb::ndim<2>>(view.data, 2, shape, owner, strides);
-}
 
 }  // namespace
 
@@ -385,6 +402,7 @@ void bind_forward(nb::module_& module) {
       .def("activate", &PyForward::activate, nb::arg("activation"), nb::arg("x"),
            nb::arg("factor").none(), nb::arg("out"), nb::arg("features"))
       .def("begin_heads", &PyForward::begin_heads)
+      .def("end_heads", &PyForward::end_heads, nb::arg("logits"), nb::arg("vocab_size"))
       .def("take", &PyForward::take, nb::arg("x"), nb::arg("features"), nb::arg("out"))
       .def("pool", &PyForward::pool, nb::arg("pages").noconvert(), nb::arg("num_layers"),
            nb::arg("num_kv_heads"), nb::arg("head_dim"), nb::arg("format"))
@@ -402,17 +420,22 @@ void bind_forward(nb::module_& module) {
            nb::arg("panels").noconvert(), nb::arg("num_panels"), nb::arg("depth"),
            nb::arg("bias").noconvert().none(), nb::arg("activation"), nb::arg("out").none(),
            nb::arg("next").none(), nb::arg("next_format"), nb::arg("features"))
-      .def("run", &PyForward::run, nb::arg("token_ids").noconvert(),
-           nb::arg("positions").noconvert(), nb::arg("row_starts").noconvert(), nb::arg("tables"))
-      .def("profile", &PyForward::profile, nb::arg("on"))
-      .def("seconds", &PyForward::seconds)
-      .def("run_heads", &PyForward::run_heads, nb::arg("head_rows").noconvert())
+      .def("run", &PyForward::run, nb::arg("batch"), nb::arg("sampler"), nb::arg("tokens").none(),
+           nb::arg("errors").none(), nb::arg("logprobs").none(), nb::arg("num_top").none(),
+           nb::arg("top_ids").none(), nb::arg("top_logprobs").none())
+      .def("compute", &PyForward::compute, nb::arg("batch"))
+      .def("score", &PyForward::score, nb::arg("head_rows").none(), nb::arg("sampler"),
+           nb::arg("targets").none(), nb::arg("wanted").none(), nb::arg("errors").none(),
+           nb::arg("logprobs").none(), nb::arg("num_top").none(), nb::arg("top_ids").none(),
+           nb::arg("top_logprobs").none())
       .def(
-          "rows",
-          [](nb::handle self, View view, int64_t rows, int64_t features) {
-            return rows_of(view, rows, features, self);
+          "logits",
+          [](nb::handle self, nb::handle head_rows) {
+            return nb::cast<PyForward&>(self).logits(self, head_rows);
           },
-          nb::arg("view"), nb::arg("rows"), nb::arg("features"));
+          nb::arg("head_rows").none())
+      .def("profile", &PyForward::profile, nb::arg("on"))
+      .def("seconds", &PyForward::seconds);
 }
 
 }  // namespace octavo

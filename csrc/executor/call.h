@@ -18,13 +18,4 @@ class Call {
   virtual void plan(const Step& step, int64_t num_rows, std::vector<Stage>& stages) = 0;
 };
 
-// The stage that runs `Owner::run(begin, end, thread)`.
-template <typename Owner>
-Stage stage_of(Owner* owner, int64_t num_items, const char* kind) {
-  const auto body = [](void* context, int64_t begin, int64_t end, int thread) {
-    static_cast<Owner*>(context)->run(begin, end, thread);
-  };
-  return Stage{body, owner, num_items, 1, kind};
-}
-
 }  // namespace octavo

@@ -1,6 +1,7 @@
-// Memory of a program, and one dispatch of all its stages a step.
+// Memory of a program, and one dispatch of all its stages a step, those of the sampler among them.
 #include "executor/forward.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <new>
 
@@ -119,7 +120,9 @@ AttentionPlan& Forward::plan_of(int pool, int64_t heads_of_one, int64_t window) 
   return *plans_.back();
 }
 
-void Forward::run_tokens(const Step& step) {
+void Forward::run(const Step& step, const int32_t* head_rows, int64_t num_heads,
+                  RowSampler* sampler) {
+  stages_.clear();  // of a step that failed while it was planned
   step_ = step;
   ++step_number_;
   for (int64_t seq = 0; seq < step.num_seqs; ++seq) {
@@ -127,29 +130,45 @@ void Forward::run_tokens(const Step& step) {
       seq_of_row_[row] = static_cast<int32_t>(seq);
     }
   }
-  run(token_calls_, step.num_tokens);
+  if (step.num_tokens > 0) {
+    for (const auto& call : token_calls_) call->plan(step_, step.num_tokens, stages_);
+  }
+  if (num_heads == 0) dispatch();
+  run_heads(head_rows, num_heads, sampler);
 }
 
-void Forward::run_heads(const int32_t* head_rows, int64_t num_heads) {
-  step_.head_rows = head_rows;
-  run(head_calls_, num_heads);
+void Forward::run_heads(const int32_t* head_rows, int64_t num_heads, RowSampler* sampler) {
+  for (int64_t first = 0; first < num_heads; first += limits_.max_heads) {
+    plan_heads(head_rows, first, std::min(limits_.max_heads, num_heads - first), sampler);
+    dispatch();
+  }
 }
 
-void Forward::run(const Calls& calls, int64_t num_rows) {
-  if (num_rows == 0) return;
+void Forward::plan_heads(const int32_t* head_rows, int64_t first, int64_t count,
+                         RowSampler* sampler) {
+  step_.head_rows = head_rows + first;
+  heads_begin_ = stages_.size();
+  for (const auto& call : head_calls_) call->plan(step_, count, stages_);
+  heads_end_ = stages_.size();
+  if (sampler != nullptr) sampler->plan(logits_.data, logits_.stride, first, count, stages_);
+}
+
+// Runs what was planned since the last time.
+void Forward::dispatch() {
+  const auto num_stages = static_cast<int64_t>(stages_.size());
+  if (profiles_) {
+    stage_seconds_.resize(stages_.size());
+    threads_.run_stages(stages_.data(), num_stages, stage_seconds_.data());
+    const std::lock_guard<std::mutex> lock(seconds_mutex_);
+    for (size_t s = 0; s < stages_.size(); ++s) {
+      const char* prefix = heads_begin_ <= s && s < heads_end_ ? "head: " : "";
+      seconds_[std::string(prefix) + stages_[s].kind] += stage_seconds_[s];
+    }
+  } else {
+    threads_.run_stages(stages_.data(), num_stages);
+  }
   stages_.clear();
-  for (const auto& call : calls) call->plan(step_, num_rows, stages_);
-  if (!profiles_) {
-    threads_.run_stages(stages_.data(), static_cast<int64_t>(stages_.size()));
-    return;
-  }
-  stage_seconds_.resize(stages_.size());
-  threads_.run_stages(stages_.data(), static_cast<int64_t>(stages_.size()), stage_seconds_.data());
-  const std::lock_guard<std::mutex> lock(seconds_mutex_);
-  const std::string prefix = &calls == &head_calls_ ? "head: " : "";
-  for (size_t s = 0; s < stages_.size(); ++s) {
-    seconds_[prefix + stages_[s].kind] += stage_seconds_[s];
-  }
+  heads_begin_ = heads_end_ = 0;
 }
 
 void Forward::profile(bool on) {

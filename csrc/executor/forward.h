@@ -10,6 +10,7 @@
 #include "executor/attention.h"
 #include "executor/product.h"
 #include "executor/row_calls.h"
+#include "sampler/row_sampler.h"
 
 namespace octavo {
 
@@ -39,6 +40,9 @@ class Forward {
     calls_ = &head_calls_;
     open_rows_ = nullptr;
   }
+  // Nothing is added after the logits: (heads, vocab) of the heads that are computed now.
+  void end_heads(View logits) { logits_ = logits; }
+  View logits() const { return logits_; }
   // Joins the row operations before it, if there are any and they may be joined.
   void add_rows(std::unique_ptr<RowOperation> operation);
   void add_product(Operand operand, ProductWeights weights, ProductFinish finish);
@@ -50,9 +54,12 @@ class Forward {
   void profile(bool on);
   std::map<std::string, double> seconds() const;
 
-  // The step's arrays are read until the last run_heads() on them.
-  void run_tokens(const Step& step);
-  void run_heads(const int32_t* head_rows, int64_t num_heads);
+  // Computes all tokens, then the logits of `head_rows`, at most max_heads at a time, and has
+  // `sampler` go through them: all in one dispatch, and one more for each further block of heads.
+  // The step's arrays are read until the last heads of the step are computed.
+  void run(const Step& step, const int32_t* head_rows, int64_t num_heads, RowSampler* sampler);
+  // More heads of that step. Without a sampler these are at most max_heads.
+  void run_heads(const int32_t* head_rows, int64_t num_heads, RowSampler* sampler);
 
  private:
   using Calls = std::vector<std::unique_ptr<Call>>;
@@ -61,7 +68,8 @@ class Forward {
   int64_t max_rows() const {
     return calls_ == &token_calls_ ? limits_.max_tokens : limits_.max_heads;
   }
-  void run(const Calls& calls, int64_t num_rows);
+  void plan_heads(const int32_t* head_rows, int64_t first, int64_t count, RowSampler* sampler);
+  void dispatch();
   AttentionPlan& plan_of(int pool, int64_t heads_of_one, int64_t window);
 
   struct Free {
@@ -87,7 +95,9 @@ class Forward {
   uint64_t step_number_ = 0;
   std::vector<int32_t> seq_of_row_;
   const int32_t* seq_of_row_data_ = nullptr;
+  View logits_;
   std::vector<Stage> stages_;
+  size_t heads_begin_ = 0, heads_end_ = 0;  // among the stages, for profiles
   bool profiles_ = false;
   std::vector<double> stage_seconds_;
   mutable std::mutex seconds_mutex_;  // steps and readers may be on different threads

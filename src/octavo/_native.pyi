@@ -101,8 +101,8 @@ class Forward:
     """A compiled program: calls in the order in which they are added, and their memory.
 
     Calls before `begin_heads` compute all tokens of a step, those after it the rows whose logits
-    are wanted. Arrays are kept alive. Operations are those of `octavo.program.ir`; formats are
-    "f32", "bf16", "w8" and "w4".
+    are wanted, `max_heads` of them at a time. Arrays are kept alive. Operations are those of
+    `octavo.program.ir`; formats are "f32", "bf16", "w8" and "w4".
     """
 
     def __init__(
@@ -168,6 +168,9 @@ class Forward:
         self, activation: str, x: View, factor: View | None, out: View, features: int
     ) -> None: ...
     def begin_heads(self) -> None: ...
+    def end_heads(self, logits: View, vocab_size: int) -> None:
+        """Where the logits are. Nothing is added afterwards."""
+
     def take(self, x: View, features: int, out: View) -> None: ...
     def pool(
         self,
@@ -229,22 +232,45 @@ class Forward:
     ) -> None: ...
     def run(
         self,
-        token_ids: NDArray[int32],  # (tokens,)
-        positions: NDArray[int32],  # (tokens,)
-        row_starts: NDArray[int32],  # (seqs + 1,)
-        tables: Sequence[NDArray[int32]],  # a KV group each: (seqs, pages)
+        batch: _Batch,
+        sampler: NativeSampler,  # on the same pool, for the vocabulary of the logits
+        tokens: NDArray[int32],  # from here on as for `NativeSampler.sample`, of the sample_rows
+        errors: NDArray[int32],
+        logprobs: NDArray[float32] | None,
+        num_top: NDArray[int32] | None,
+        top_ids: NDArray[int32] | None,
+        top_logprobs: NDArray[float32] | None,
+    ) -> int:
+        """Compute all tokens of a batch, and draw from the logits of its sample_rows.
+
+        Returns how many rows failed. ValueError for what points nowhere: nothing is computed then.
+        """
+
+    def compute(self, batch: _Batch) -> None:
+        """Compute all tokens, and draw none."""
+
+    def score(
+        self,
+        head_rows: NDArray[int32],  # (rows,) tokens of the batch that was computed last
+        sampler: NativeSampler,
+        targets: NDArray[int32],  # from here on as for `NativeSampler.score`
+        wanted: NDArray[int32],
+        errors: NDArray[int32],
+        logprobs: NDArray[float32] | None,
+        num_top: NDArray[int32] | None,
+        top_ids: NDArray[int32] | None,
+        top_logprobs: NDArray[float32] | None,
     ) -> None:
-        """Compute all tokens. The arrays must stay as they are until the last `run_heads`."""
+        """Score known tokens under the logits of these rows."""
+
+    def logits(self, head_rows: NDArray[int32]) -> NDArray[float32]:
+        """Of at most `max_heads` such rows: (rows, vocab). The next ones overwrite them."""
 
     def profile(self, on: bool) -> None:
         """Begin, or stop, to measure how long each kind of stage takes."""
 
     def seconds(self) -> dict[str, float]:
         """By kind of stage, since profiling began."""
-
-    def run_heads(self, head_rows: NDArray[int32]) -> None: ...
-    def rows(self, view: View, rows: int, features: int) -> NDArray[float32]:
-        """The first rows of a buffer, without a copy: (rows, features)."""
 
 class Products:
     """Products of packed weights, for tests and measurements: the kernels of one instruction set on
@@ -407,6 +433,17 @@ class AttentionKernels:
     ) -> None:
         """Units of at most 12 rows against one chunk each."""
 
+class _Batch(Protocol):
+    """Of the attributes of `octavo.backends.base.Batch` those that are read here."""
+
+    token_ids: NDArray[int32]
+    positions: NDArray[int32]
+    row_starts: NDArray[int32]
+    page_tables: Sequence[NDArray[int32]]
+    sample_rows: NDArray[int32]
+    @property
+    def sampling(self) -> _SamplingBatch: ...
+
 class _SamplingBatch(Protocol):
     """The attributes of `octavo.backends.base.SamplingBatch`, which says what they mean."""
 
@@ -434,7 +471,7 @@ class _SamplingBatch(Protocol):
 class NativeSampler:
     """The sampler of one instruction set on one pool, with memory for one vocabulary.
 
-    `octavo.backends.native_sampler` is for callers; the slow twin is `octavo.backends.sampler`.
+    Steps use it through `Forward`; the slow twin is `octavo.backends.sampler`.
     Arrays that do not fit each other raise TypeError, indices that point nowhere ValueError; an id
     in a row's penalties or biases that is no token fails the row. Keeps the pool alive.
     """
@@ -452,12 +489,15 @@ class NativeSampler:
         sampling: _SamplingBatch,
         tokens: NDArray[int32],  # (rows,) -1 where the row failed
         errors: NDArray[int32],  # (rows,) indices of sampling_failures.BY_CODE
-        logprobs: NDArray[float32],  # (rows,)
-        num_top: NDArray[int32],  # (rows,) how many of the next two are written
-        top_ids: NDArray[int32],  # (rows, as many as the row that wants most gets)
-        top_logprobs: NDArray[float32],  # like top_ids
+        logprobs: NDArray[float32] | None,  # (rows,)
+        num_top: NDArray[int32] | None,  # (rows,) how many of the next two are written
+        top_ids: NDArray[int32] | None,  # (rows, as many as the row that wants most gets)
+        top_logprobs: NDArray[float32] | None,  # like top_ids
     ) -> None:
-        """Draws a token from each row and scores it. The arrays from `tokens` on are written."""
+        """Draws a token from each row and scores it. The arrays from `tokens` on are written.
+
+        The last four are None where no row wants logprobs.
+        """
 
     def score(
         self,
@@ -465,9 +505,9 @@ class NativeSampler:
         targets: NDArray[int32],  # (rows,)
         wanted: NDArray[int32],  # (rows,) how many of the most likely tokens to add
         errors: NDArray[int32],  # from here on as above
-        logprobs: NDArray[float32],
-        num_top: NDArray[int32],
-        top_ids: NDArray[int32],
-        top_logprobs: NDArray[float32],
+        logprobs: NDArray[float32] | None,
+        num_top: NDArray[int32] | None,
+        top_ids: NDArray[int32] | None,
+        top_logprobs: NDArray[float32] | None,
     ) -> None:
         """Scores known tokens. The arrays from `errors` on are written."""

@@ -101,12 +101,17 @@ class ScoredRows:
         self.top_logprobs.extend(part.top_logprobs)
 
 
+NO_SCORES = ScoredRows(np.empty(0, np.float32), [], [])
+"""Shared by all who have none."""
+
+
 @dataclass(slots=True)
 class Rows:
     """What a batch gives back."""
 
     token_ids: I32  # (samples,) -1 where the row failed
-    scores: ScoredRows  # (samples,) of the drawn tokens; 0 and empty where none are wanted
+    scores: ScoredRows
+    """(samples,) of the drawn tokens; 0 and empty where none are wanted, or (0,) if no row does."""
     prompt_scores: ScoredRows  # (scores,)
     errors: dict[int, str] = field(default_factory=dict)
     """Why a sample row failed, by its index in sample_rows; its neighbours are unaffected."""

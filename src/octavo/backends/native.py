@@ -6,21 +6,27 @@ call, ``csrc/executor`` runs the calls, ``csrc/kernels`` computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo._native import Forward, Kernels, Products, ThreadPool
-from octavo.backends.base import F32, HEAD_BLOCK, I32, Batch, Limits, Rows, ScoredRows, WeightSource
+from octavo._native import Forward, Kernels, NativeSampler, Products, ThreadPool
+from octavo.backends.base import (
+    F32,
+    HEAD_BLOCK,
+    I32,
+    NO_SCORES,
+    Batch,
+    Limits,
+    Rows,
+    WeightSource,
+)
 from octavo.backends.cpu import available_cores
 from octavo.backends.memory import zeroed_bytes
 from octavo.backends.native_layout import Layout
-from octavo.backends.native_sampler import NativeSampler
+from octavo.backends.native_sampler import SampledRows
 from octavo.backends.packed_weights import PackedWeights
-from octavo.backends.sampler import rows_between
-from octavo.core.clock import monotonic
 from octavo.core.errors import ConfigError
 from octavo.core.kv_layout import page_bytes
 from octavo.program.fuse import Fusions, fuse
@@ -177,8 +183,6 @@ class NativeExecutable:
         layout.lay_out(fused)
         forward.profile(profile)
         self._forward = forward
-        self._sampling_s = 0.0
-        self._logits_view = layout.logits
         self._rope_digest = layout.rope_digest()
         self.weight_bytes = layout.weight_bytes
         self.weights_from_cache = packed.from_cache
@@ -202,58 +206,47 @@ class NativeExecutable:
 
     def run(self, batch: Batch) -> Rows:
         """Copy pages, compute every token of the batch, store its keys and values, sample."""
-        self._compute(batch)
-        rows = Rows(
-            np.empty(len(batch.sample_rows), np.int32),
-            ScoredRows.for_rows(len(batch.sample_rows)),
-            ScoredRows.for_rows(len(batch.score_rows)),
-        )
-        for block, logits in self._logits(batch.sample_rows):
-            started = monotonic()
-            sampling = rows_between(batch.sampling, block.start, block.stop)
-            rows.token_ids[block], scores, errors = self._sampler.sample(logits, sampling)
-            rows.scores.put(block, scores)
-            rows.errors.update({block.start + row: why for row, why in errors.items()})
-            self._sampling_s += monotonic() - started
-        for block, logits in self._logits(batch.score_rows):
-            targets, num_top = batch.score_targets[block], batch.score_num_top[block]
-            scores, errors = self._sampler.score(logits, targets, num_top)
-            rows.prompt_scores.put(block, scores)
-            rows.prompt_errors.update({block.start + row: why for row, why in errors.items()})
+        self._copy_pages(batch)
+        room = max(batch.sampling.num_logprobs.tolist(), default=-1)
+        drawn = SampledRows(len(batch.sample_rows), min(room, self._vocab_size))
+        num_failed = self._forward.run(batch, self._sampler, drawn.tokens, *drawn.arrays())
+        rows = Rows(drawn.tokens, drawn.scored(), NO_SCORES)
+        if num_failed:
+            rows.errors = drawn.failures()
+        if len(batch.score_rows):
+            room = min(int(batch.score_num_top.max()), self._vocab_size)
+            scored = SampledRows(len(batch.score_rows), room)
+            self._forward.score(
+                batch.score_rows,
+                self._sampler,
+                batch.score_targets,
+                batch.score_num_top,
+                *scored.arrays(),
+            )
+            rows.prompt_scores, rows.prompt_errors = scored.scored(), scored.failures()
         return rows
 
     def logits(self, batch: Batch, rows: I32) -> F32:
         """As :meth:`run`, but instead of sampling the logits of these rows: (rows, vocab)."""
-        self._compute(batch)
-        blocks = [logits.copy() for _, logits in self._logits(rows)]
-        return np.concatenate([np.empty((0, self._vocab_size), np.float32), *blocks])
+        self._copy_pages(batch)
+        self._forward.compute(batch)
+        blocks = [rows[start : start + HEAD_BLOCK] for start in range(0, len(rows), HEAD_BLOCK)]
+        found = [self._forward.logits(block).copy() for block in blocks]
+        return np.concatenate([np.empty((0, self._vocab_size), np.float32), *found])
 
     def seconds(self) -> dict[str, float]:
         """By kind of stage, if the backend profiles; those of the head have a prefix."""
-        found = self._forward.seconds()
-        return {**found, "sampling": self._sampling_s} if found else {}
+        return self._forward.seconds()
 
     def page(self, group: int, page: int) -> NDArray[np.uint8]:
         """One page's bytes, a writable view."""
         view: NDArray[np.uint8] = self._pages[group][page]
         return view
 
-    def _compute(self, batch: Batch) -> None:
-        """Everything before the heads."""
+    def _copy_pages(self, batch: Batch) -> None:
         self._packed.num_steps += 1
         for group, source, target in batch.page_copies.tolist():
             self._pages[group][target] = self._pages[group][source]
-        self._forward.run(
-            batch.token_ids, batch.positions, batch.row_starts, list(batch.page_tables)
-        )
-
-    def _logits(self, rows: I32) -> Iterator[tuple[slice, F32]]:
-        """The logits of these rows in blocks; a block is overwritten by the next."""
-        for start in range(0, len(rows), HEAD_BLOCK):
-            block = slice(start, min(start + HEAD_BLOCK, len(rows)))
-            self._forward.run_heads(rows[block])
-            logits = self._forward.rows(self._logits_view, len(rows[block]), self._vocab_size)
-            yield block, np.ascontiguousarray(logits)  # a copy only of a vocabulary not in 32s
 
 
 def _bf16_family(instruction_set: str) -> str:

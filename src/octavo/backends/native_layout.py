@@ -72,7 +72,6 @@ class Layout:
         kv_format: str,
     ) -> None:
         self.weight_bytes = packed.num_bytes
-        self.logits: View
         self._forward = forward
         self._source = weights
         self._packed = packed
@@ -109,7 +108,7 @@ class Layout:
                 self._place_of_layer[layer] = number, index
 
     def lay_out(self, fused: Fused) -> None:
-        """Add every call. The logits are then found in the view ``logits``."""
+        """Add every call."""
         for index, (_, operation) in enumerate(fused.operations):
             for value in _inputs(operation):
                 self._last_reader[value.index] = index
@@ -243,7 +242,7 @@ class Layout:
                 self._views[value] = out.columns(column)
                 column += -(-part.shape[1] // PANEL_COLUMNS) * PANEL_COLUMNS
             if isinstance(product.parts[0], Logits):
-                self.logits = out
+                self._forward.end_heads(out, product.parts[0].shape[1])
 
     def _operand(self, value: Value, form: str) -> Operand:
         """The value as the operand of a product; prepared now, unless it was made as one."""

@@ -9,12 +9,12 @@ import numpy as np
 
 from octavo._native import NativeSampler as NativeRows
 from octavo._native import ThreadPool
-from octavo.backends.base import F32, I32, SamplingBatch, ScoredRows
+from octavo.backends.base import F32, I32, NO_SCORES, SamplingBatch, ScoredRows
 from octavo.backends.sampling_failures import BY_CODE
 
 
 class NativeSampler:
-    """Draws and scores on one thread pool. Several threads may share it; they take turns."""
+    """The sampler by itself. Several threads may share it; they take turns."""
 
     def __init__(self, pool: ThreadPool, vocab_size: int, instruction_set: str = "") -> None:
         """Logits have ``vocab_size`` columns; instruction sets are those of ``Kernels``."""
@@ -25,57 +25,52 @@ class NativeSampler:
         self, logits: F32, sampling: SamplingBatch
     ) -> tuple[I32, ScoredRows, dict[int, str]]:
         """As ``sampler.sample``. ``logits`` are C-contiguous: (rows, vocab)."""
-        token_ids = np.empty(len(logits), np.int32)
-        results = _Results(len(logits), self._room(sampling.num_logprobs))
-        self._native.sample(
-            logits,
-            sampling,
-            token_ids,
-            results.errors,
-            results.logprobs,
-            results.num_top,
-            results.top_ids,
-            results.top_logprobs,
-        )
-        return token_ids, results.scored_rows(), results.failures()
+        rows = SampledRows(len(logits), self._room(sampling.num_logprobs))
+        self._native.sample(logits, sampling, rows.tokens, *rows.arrays())
+        return rows.tokens, rows.scored(), rows.failures()
 
     def score(self, logits: F32, targets: I32, num_top: I32) -> tuple[ScoredRows, dict[int, str]]:
         """As ``sampler.score``. ``logits`` are C-contiguous: (rows, vocab)."""
-        results = _Results(len(logits), self._room(num_top))
-        self._native.score(
-            logits,
-            targets,
-            num_top,
-            results.errors,
-            results.logprobs,
-            results.num_top,
-            results.top_ids,
-            results.top_logprobs,
-        )
-        return results.scored_rows(), results.failures()
+        rows = SampledRows(len(logits), self._room(num_top))
+        self._native.score(logits, targets, num_top, *rows.arrays())
+        return rows.scored(), rows.failures()
 
     def _room(self, wanted: I32) -> int:
-        """How many of the most likely tokens a row has at the most."""
         return min(max(int(wanted.max(initial=0)), 0), self._vocab_size)
 
 
-class _Results:
-    """What the native sampler writes, but for the tokens."""
+class SampledRows:
+    """What the native sampler writes: tokens, unless they are known, and logprobs, if wanted."""
 
     def __init__(self, num_rows: int, room: int) -> None:
-        self.errors = np.empty(num_rows, np.int32)
-        self.logprobs = np.empty(num_rows, np.float32)
-        self.num_top = np.empty(num_rows, np.int32)
-        self.top_ids = np.empty((num_rows, room), np.int32)
-        self.top_logprobs = np.empty((num_rows, room), np.float32)
+        """``room`` is for the most likely tokens of a row; below 0 nothing is scored."""
+        self.tokens = np.empty(num_rows, np.int32)
+        self._errors = np.empty(num_rows, np.int32)
+        self._scores: tuple[F32, I32, I32, F32] | None = None
+        if room >= 0:
+            self._scores = (
+                np.empty(num_rows, np.float32),
+                np.empty(num_rows, np.int32),
+                np.empty((num_rows, room), np.int32),
+                np.empty((num_rows, room), np.float32),
+            )
 
-    def scored_rows(self) -> ScoredRows:
-        counts = self.num_top.tolist()
+    def arrays(self) -> tuple[I32, F32 | None, I32 | None, I32 | None, F32 | None]:
+        """What a native function takes behind the tokens."""
+        return self._errors, *(self._scores or (None, None, None, None))
+
+    def scored(self) -> ScoredRows:
+        """The scores of all rows, if there was room."""
+        if self._scores is None:
+            return NO_SCORES
+        logprobs, num_top, top_ids, top_logprobs = self._scores
+        counts = num_top.tolist()
         return ScoredRows(
-            self.logprobs,
-            [ids[:count] for ids, count in zip(self.top_ids, counts, strict=True)],
-            [values[:count] for values, count in zip(self.top_logprobs, counts, strict=True)],
+            logprobs,
+            [ids[:count] for ids, count in zip(top_ids, counts, strict=True)],
+            [values[:count] for values, count in zip(top_logprobs, counts, strict=True)],
         )
 
     def failures(self) -> dict[int, str]:
-        return {row: BY_CODE[self.errors[row]] for row in np.flatnonzero(self.errors).tolist()}
+        """Why rows failed, by their index."""
+        return {row: BY_CODE[self._errors[row]] for row in np.flatnonzero(self._errors).tolist()}
