@@ -9,9 +9,29 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace octavo {
 namespace {
+
+#if defined(__x86_64__)
+// Linux lets a process use the tiles of AMX only after it asked
+// (Documentation/arch/x86/xstate.rst). It refuses if a thread has too small a stack for signals,
+// and from then on it refuses such stacks: so nobody asks on a processor without tiles. A library
+// may have asked already; that is no matter.
+bool may_use_tiles() {
+#if defined(__linux__)
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 struct FeatureTable {
   static constexpr int kCapacity = 24;
@@ -42,9 +62,10 @@ struct FeatureTable {
       asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
       saved_state = (static_cast<uint64_t>(high) << 32) | low;
     }
-    const bool ymm = (saved_state & 0x6) == 0x6;            // SSE and AVX state
-    const bool zmm = ymm && (saved_state & 0xE0) == 0xE0;   // opmask, ZMM 0-15, ZMM 16-31
-    const bool tiles = (saved_state & 0x60000) == 0x60000;  // TILECFG and TILEDATA
+    const bool ymm = (saved_state & 0x6) == 0x6;           // SSE and AVX state
+    const bool zmm = ymm && (saved_state & 0xE0) == 0xE0;  // opmask, ZMM 0-15, ZMM 16-31
+    const bool tiles = (saved_state & 0x60000) == 0x60000  // TILECFG and TILEDATA
+                       && bit(leaf7.d, 24) && may_use_tiles();
 
     add("avx", ymm && bit(leaf1.c, 28));
     add("fma", ymm && bit(leaf1.c, 12));

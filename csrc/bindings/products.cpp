@@ -162,8 +162,13 @@ void run_loops(const LoopTask& task, int64_t begin, int64_t end) {
 
 class Products {
  public:
-  Products(Pool& pool, const std::string& instruction_set)
-      : pool_(pool), set_(choose_instruction_set(instruction_set)) {}
+  Products(Pool& pool, const std::string& instruction_set, bool emulates_tiles)
+      : pool_(pool), set_(choose_instruction_set(instruction_set)), kernels_(*set_.kernels) {
+    if (!emulates_tiles) return;
+    kernels_.panels_w8 = kernels_.emulated_tiles.panels_w8;
+    kernels_.panels_w4_unpacked = kernels_.emulated_tiles.panels_w4_unpacked;
+    kernels_.roof_int8 = kernels_.emulated_tiles.roof_int8;
+  }
 
   const char* instruction_set() const { return set_.name; }
 
@@ -191,7 +196,7 @@ class Products {
     task.panels = static_cast<uint8_t*>(panels.memory());
     int32_t has_non_finite = 0;
     task.has_non_finite = &has_non_finite;
-    pool_.run(set_.kernels->pack, task, num_panels, 1);
+    pool_.run(kernels_.pack, task, num_panels, 1);
     return has_non_finite == 0;
   }
 
@@ -203,11 +208,10 @@ class Products {
     const OperandArrays arrays(format, values, scales, corrections, corrections_4, x.dim(0),
                                padded(x.dim(1), depth_unit(format)), Access::kWrite);
     arrays.values().require_apart_from(x, false);
-    const KernelTable& kernels = *set_.kernels;
     const RowTiles tiles{x.dim(0)};
-    const TilesTask task{format == Format::kF32    ? kernels.prepare_f32
-                         : format == Format::kBf16 ? kernels.prepare_bf16
-                                                   : kernels.prepare_int8,
+    const TilesTask task{format == Format::kF32    ? kernels_.prepare_f32
+                         : format == Format::kBf16 ? kernels_.prepare_bf16
+                                                   : kernels_.prepare_int8,
                          x.data(), x.dim(1), tiles, &arrays.operand()};
     pool_.run(prepare_tiles, task, tiles.count(), 1);
   }
@@ -237,14 +241,13 @@ class Products {
     if (depth == 0) raise_type_error("panels: have no depth");
     const bool unpacks = format == Format::kW4 &&
                          (unpack.is_none() ? rows >= kRowsWorthUnpacking : nb::cast<bool>(unpack));
-    const KernelTable& kernels = *set_.kernels;
     BlocksTask task{};
-    task.kernels = &kernels;
-    task.multiply = unpacks                   ? kernels.panels_w4_unpacked
-                    : format == Format::kF32  ? kernels.panels_f32
-                    : format == Format::kBf16 ? kernels.panels_bf16
-                    : format == Format::kW8   ? kernels.panels_w8
-                                              : kernels.panels_w4;
+    task.kernels = &kernels_;
+    task.multiply = unpacks                   ? kernels_.panels_w4_unpacked
+                    : format == Format::kF32  ? kernels_.panels_f32
+                    : format == Format::kBf16 ? kernels_.panels_bf16
+                    : format == Format::kW8   ? kernels_.panels_w8
+                                              : kernels_.panels_w4;
     task.unpacks = unpacks;
     task.tiles = RowTiles{rows};
     task.operand = &arrays.operand();
@@ -274,9 +277,8 @@ class Products {
     if (column < 0 || column >= panels.dim(0) * kPanelColumns) {
       throw nb::value_error("column is not one of the panels'");
     }
-    const KernelTable& kernels = *set_.kernels;
-    void (*const functions[])(const EmbedTask&) = {nullptr, kernels.embed_bf16, kernels.embed_w8,
-                                                   kernels.embed_w4};
+    void (*const functions[])(const EmbedTask&) = {nullptr, kernels_.embed_bf16, kernels_.embed_w8,
+                                                   kernels_.embed_w4};
     void (*const function)(const EmbedTask&) = functions[static_cast<int>(format)];
     if (function == nullptr) throw nb::value_error("panels of f32 are not embedded from");
     function({static_cast<const uint8_t*>(panels.memory()) + column / kPanelColumns * bytes,
@@ -289,21 +291,20 @@ class Products {
       raise_type_error("memory: expected a multiple of 512 bytes, aligned to 4");
     }
     uint64_t sum = 0;
-    const ReadTask task{set_.kernels->roof_read, static_cast<const uint8_t*>(memory.memory()),
+    const ReadTask task{kernels_.roof_read, static_cast<const uint8_t*>(memory.memory()),
                         memory.size(), &sum};
     pool_.run(read_blocks, task, (memory.size() + kReadBlockBytes - 1) / kReadBlockBytes, 16);
     return sum;
   }
 
   int64_t spin(const std::string& kind, int64_t repeats) {
-    const KernelTable& kernels = *set_.kernels;
     const bool is_known = kind == "int8" || kind == "bf16" || kind == "f32";
     if (!is_known) throw nb::value_error("kind is one of int8, bf16, f32");
     if (repeats < 1) throw nb::value_error("repeats must be at least 1");
     int64_t done = 0;
-    const LoopTask task{kind == "int8"   ? kernels.roof_int8
-                        : kind == "bf16" ? kernels.roof_bf16
-                                         : kernels.roof_f32,
+    const LoopTask task{kind == "int8"   ? kernels_.roof_int8
+                        : kind == "bf16" ? kernels_.roof_bf16
+                                         : kernels_.roof_f32,
                         repeats, &done};
     pool_.run(run_loops, task, kBlocksPerThread * pool_.num_threads(), 1);
     return done;
@@ -312,13 +313,15 @@ class Products {
  private:
   Pool& pool_;
   const InstructionSet& set_;
+  KernelTable kernels_;
 };
 
 }  // namespace
 
 void bind_products(nb::module_& module) {
   nb::class_<Products>(module, "Products")
-      .def(nb::init<Pool&, const std::string&>(), nb::arg("pool"), nb::arg("instruction_set") = "",
+      .def(nb::init<Pool&, const std::string&, bool>(), nb::arg("pool"),
+           nb::arg("instruction_set") = "", nb::arg("emulates_tiles") = false,
            nb::keep_alive<1, 2>())
       .def_prop_ro("instruction_set", &Products::instruction_set)
       .def("pack", &Products::pack, nb::arg("format"), nb::arg("weights").none(),

@@ -17,6 +17,9 @@ constexpr const char* kForAvx512Vnni[] = {"avx2",     "fma",      "avx512f",    
 constexpr const char* kForAvx512Bf16[] = {"avx2",        "fma",         "avx512f",
                                           "avx512bw",    "avx512dq",    "avx512vl",
                                           "avx512_vnni", "avx512_bf16", nullptr};
+constexpr const char* kForAmx[] = {"avx2",     "fma",      "avx512f",     "avx512bw",
+                                   "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16",
+                                   "amx_tile", "amx_int8", "amx_bf16",    nullptr};
 #endif
 
 constexpr InstructionSet kSets[] = {
@@ -27,6 +30,7 @@ constexpr InstructionSet kSets[] = {
     {"avx512", &kAvx512Kernels, kForAvx512},
     {"avx512vnni", &kAvx512VnniKernels, kForAvx512Vnni},
     {"avx512bf16", &kAvx512Bf16Kernels, kForAvx512Bf16},
+    {"amx", &kAmxKernels, kForAmx},
 #endif
 };
 

@@ -133,6 +133,7 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/attention_scalar.inl"
 #include "kernels/pack.inl"
 #include "kernels/panels_bf16.inl"
+#include "kernels/panels_tiles.inl"
 #include "kernels/roofs.inl"
 #include "kernels/sampling.inl"
 
@@ -177,6 +178,7 @@ const KernelTable kScalarKernels = {product,
                                     write_kv_int8,
                                     attend_bf16,
                                     attend_int8,
-                                    sampling_kernels};
+                                    sampling_kernels,
+                                    emulated_tiles};
 
 }  // namespace octavo

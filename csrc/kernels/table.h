@@ -237,6 +237,13 @@ struct SamplingKernels {
   int64_t (*keep)(const KeepTask& task, int64_t begin, int64_t end, int64_t count);
 };
 
+// What the unit of AMX does by tiles.
+struct TileKernels {
+  void (*panels_w8)(const PanelsTask& task);
+  void (*panels_w4_unpacked)(const PanelsTask& task);
+  int64_t (*roof_int8)(const uint8_t* memory, int64_t repeats, float* out);
+};
+
 enum class Activation : int32_t { kSilu, kGeluTanh, kRelu };
 
 struct KernelTable {
@@ -286,6 +293,8 @@ struct KernelTable {
   void (*attend_bf16)(const ChunkTask& task);
   void (*attend_int8)(const ChunkTask& task);
   SamplingKernels sampling;
+  // The algorithm of AMX with its instructions emulated: tests run it where no processor has them.
+  TileKernels emulated_tiles;
 };
 
 // Defined by the unit of each instruction set.
@@ -296,6 +305,7 @@ extern const KernelTable kAvxVnniKernels;
 extern const KernelTable kAvx512Kernels;
 extern const KernelTable kAvx512VnniKernels;
 extern const KernelTable kAvx512Bf16Kernels;
+extern const KernelTable kAmxKernels;
 #endif
 
 }  // namespace octavo

@@ -282,8 +282,14 @@ class Products:
     instruction set; bf16 differs with AVX512-BF16, whose instruction takes denormals as zeros.
     """
 
-    def __init__(self, pool: ThreadPool, instruction_set: str = "") -> None:
-        """The instruction set as for `Kernels`."""
+    def __init__(
+        self, pool: ThreadPool, instruction_set: str = "", emulates_tiles: bool = False
+    ) -> None:
+        """The instruction set as for `Kernels`.
+
+        With `emulates_tiles`, what the instruction set amx computes by tiles (w8, w4 unpacked, the
+        roof of int8) goes through the same algorithm with its instructions emulated. For tests.
+        """
 
     @property
     def instruction_set(self) -> str: ...
@@ -351,8 +357,8 @@ class AttentionKernels:
     `csrc/kernels/layout.h` says how pages of 16 tokens lie in bytes; head_dim is even and at most
     256, and `padded` is head_dim rounded up to 4. The twins are in
     `octavo.backends.canonical_attention`. bf16 follows the twin that flushes denormals where the
-    instruction set is avx512bf16, the one that keeps them elsewhere; int8 gives the same bits
-    everywhere. ValueError for numbers out of range.
+    instruction set is avx512bf16 or amx, the one that keeps them elsewhere; int8 gives the same
+    bits everywhere. ValueError for numbers out of range.
     """
 
     def __init__(self, pool: ThreadPool, instruction_set: str = "") -> None:

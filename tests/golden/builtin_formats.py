@@ -30,7 +30,7 @@ def family_of(options: dict[str, str], instruction_set: str) -> str:
     config = EngineConfig.from_options(options)
     if "bf16" not in (config.weight_format, config.kv_format):
         return ANY
-    return BF16 if instruction_set == "avx512bf16" else FMA
+    return BF16 if instruction_set in ("avx512bf16", "amx") else FMA
 
 
 def families(options: dict[str, str]) -> dict[str, str]:

@@ -13,8 +13,8 @@ from octavo.backends.products import multiply, prepare
 from octavo.weights import formats
 from tests.ops.helpers import F32, normal
 
-FLUSHING = "avx512bf16"
-"""The instruction set whose bfloat16 products take and give denormals as zeros."""
+FLUSHING = ("avx512bf16", "amx")
+"""The instruction sets whose bfloat16 products take and give denormals as zeros."""
 
 # Rows on both sides of every block of rows (3, 4, 6, 12) and of tiles that are not full; depths
 # around the groups of 32 and 128; columns around the panels of 32.
@@ -75,7 +75,7 @@ def expected_product(instruction_set: str, name: str, x: F32, panels: NDArray[np
     return canonical_products.product_bf16(
         formats.bf16_bits(even),
         formats.bf16_bits(formats.unpack(name, panels, columns, depth)),
-        flushes=instruction_set == FLUSHING,
+        flushes=instruction_set in FLUSHING,
     )
 
 

@@ -20,6 +20,7 @@ from octavo.backends.canonical_attention import (
     ChunkResult,
 )
 from tests.ops.helpers import AWKWARD_VALUES, F32, assert_same_bits, at_end_of_page, normal
+from tests.ops.packed import FLUSHING
 
 I32 = NDArray[np.int32]
 U8 = NDArray[np.uint8]
@@ -85,7 +86,7 @@ class Attention:
 
     def __init__(self, pool: _native.ThreadPool, instruction_set: str) -> None:
         self.kernels = _native.AttentionKernels(pool, instruction_set)
-        self.flushes = instruction_set == "avx512bf16"
+        self.flushes = instruction_set in FLUSHING
 
     def pages(self, one: Unit, kv_format: str, *, pool_pages: int = 20, fill: int = 0xFF) -> Pages:
         """Keys and values written one by one into pages out of order; the rest of the pool, the

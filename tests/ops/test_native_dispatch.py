@@ -41,3 +41,14 @@ def test_unknown_names_list_the_usable_ones(
     monkeypatch.setenv("OCTAVO_CPU_ISA", "AVX2")
     with pytest.raises(ValueError, match=f"'AVX2' .from OCTAVO_CPU_ISA.*usable: {usable}"):
         _native.Kernels(pool)
+
+
+@pytest.mark.skipif("amx" in _native.instruction_sets(), reason="this machine has AMX")
+def test_amx_is_refused_where_there_is_none(
+    pool: _native.ThreadPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not _native.cpu_features().get("amx_int8", False)
+    monkeypatch.setenv("OCTAVO_CPU_ISA", "amx")
+    usable = ", ".join(_native.instruction_sets())
+    with pytest.raises(ValueError, match=f"'amx' .from OCTAVO_CPU_ISA.*usable: {usable}$"):
+        _native.Kernels(pool)

@@ -251,4 +251,4 @@ class NativeExecutable:
 
 def _bf16_family(instruction_set: str) -> str:
     """bf16 products round denormals away where one instruction computes them."""
-    return "bf16" if instruction_set == "avx512bf16" else "fma"
+    return "bf16" if instruction_set in ("avx512bf16", "amx") else "fma"

@@ -20,8 +20,19 @@ LITTLE_BYTES = 512 * 2**20
 ENOUGH_DISK_BYTES = 10 * 2**30
 LITTLE_DISK_BYTES = 2**30
 ENOUGH_FILES = 1024
-FAST_FEATURES = {"avx512": ("avx512f", "avx512bw", "avx512vl"), "avx2": ("avx2", "fma")}
-"""Instruction sets, the best first, and what a processor must have for them."""
+_AVX2 = ("avx2", "fma", "f16c")
+_AVX512 = ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
+_AVX512_BF16 = (*_AVX512, "avx512_vnni", "avx512_bf16")
+FAST_FEATURES = {
+    "amx": (*_AVX512_BF16, "amx_tile", "amx_int8", "amx_bf16"),
+    "avx512bf16": _AVX512_BF16,
+    "avx512vnni": (*_AVX512, "avx512_vnni"),
+    "avx512": _AVX512,
+    "avxvnni": (*_AVX2, "avx_vnni"),
+    "avx2": _AVX2,
+}
+"""Instruction sets, the best first, and what a processor must have for them (as in
+csrc/kernels/dispatch.cpp)."""
 
 
 class Verdict(enum.StrEnum):

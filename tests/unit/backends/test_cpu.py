@@ -84,3 +84,6 @@ def test_instruction_sets_follow_the_features() -> None:
     assert ("avx2" in sets) == (features.get("avx2", False) and features["fma"])
     needed = ("avx512f", "avx512bw", "avx512dq", "avx512vl")
     assert ("avx512" in sets) == all(features.get(name, False) for name in needed)
+    tiles = ("avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
+    assert ("amx" in sets) == ("avx512" in sets and all(features.get(name) for name in tiles))
+    assert sets[-1] == "amx" or "amx" not in sets

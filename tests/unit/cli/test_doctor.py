@@ -20,7 +20,7 @@ WELL = Machine(
     python="3.11",
     system="Linux",
     cpu="a processor",
-    features=("avx2", "fma"),
+    features=("avx2", "fma", "f16c"),
     instruction_sets=("scalar", "avx2"),
     instruction_set="avx2",
     logical_cpus=8,
@@ -37,7 +37,9 @@ def machine(**changes: object) -> Machine:
     return dataclasses.replace(WELL, **changes)  # type: ignore[arg-type]
 
 
-AVX512 = ("avx512f", "avx512bw", "avx512vl", "avx2", "fma")
+AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c")
+BF16 = (*AVX512, "avx512_vnni", "avx512_bf16")
+SETS = ("scalar", "avx2", "avx512", "avx512vnni", "avx512bf16")
 CASES: list[tuple[Check, Verdict, str]] = [
     (checks.check_python((3, 11)), OK, ""),
     (checks.check_python((3, 10)), PROBLEM, "3.11 or newer"),
@@ -46,6 +48,24 @@ CASES: list[tuple[Check, Verdict, str]] = [
     (checks.check_kernels(WELL), OK, ""),
     (checks.check_kernels(machine(features=AVX512)), WARNING, "newer compiler"),
     (checks.check_kernels(machine(instruction_set="scalar")), WARNING, "OCTAVO_CPU_ISA"),
+    (
+        checks.check_kernels(
+            machine(features=BF16, instruction_sets=SETS, instruction_set="avx512bf16")
+        ),
+        OK,
+        "",
+    ),
+    (
+        checks.check_kernels(
+            machine(
+                features=(*BF16, "amx_tile", "amx_int8", "amx_bf16"),
+                instruction_sets=(*SETS, "amx"),
+                instruction_set="avx512bf16",
+            )
+        ),
+        WARNING,
+        "OCTAVO_CPU_ISA",
+    ),
     (
         checks.check_kernels(
             machine(features=(), instruction_sets=("scalar",), instruction_set="scalar")
@@ -150,6 +170,13 @@ def test_a_machine_is_read_from_its_files(tmp_path: Path) -> None:
     assert found.huge_pages == "never"
     assert found.instruction_set in found.instruction_sets
     assert found.libraries["numpy"] != "missing"
+
+
+def test_the_doctor_asks_as_much_of_a_processor_as_the_kernels_do() -> None:
+    """Else it would tell people to unset what they never set."""
+    here = Machine.look()
+    for name, needed in checks.FAST_FEATURES.items():
+        assert (set(needed) <= set(here.features)) == (name in here.instruction_sets), name
 
 
 def test_an_instruction_set_that_is_not_there(octavo: CommandLine) -> None:
