@@ -211,8 +211,11 @@ class Teller:
         self._plots = read_plots() if plots is None else list(plots)
         self._words = Words(tomllib.loads(WORDS.read_text(encoding="utf-8")))
 
-    def story(self, plot: Plot | None = None) -> MadeStory:
-        """A story of a plot; of any one, if none is given."""
+    def story(self, plot: Plot | None = None, *, about_anybody: bool = True) -> MadeStory:
+        """A story of a plot; of any one, if none is given.
+
+        ``about_anybody``: its topic may be somebody or something else than the first of the cast.
+        """
         plot = plot or self._chance.choice(self._plots)
         cast: dict[str, Member] = {}
         for role, groups in plot.cast.items():
@@ -226,12 +229,20 @@ class Teller:
             },
         }
         text = told(plot.story, named, self._chance)
-        return MadeStory(text, self._topic(plot, cast, named))
+        return MadeStory(text, self._topic(plot, cast, named, about_anybody=about_anybody))
 
-    def _topic(self, plot: Plot, cast: Mapping[str, Member], named: Mapping[str, Any]) -> str:
+    def _topic(
+        self,
+        plot: Plot,
+        cast: Mapping[str, Member],
+        named: Mapping[str, Any],
+        *,
+        about_anybody: bool,
+    ) -> str:
         """As the plot says it, or just who or what is in it, most often the first of its cast."""
         first, *others = cast.values()
-        short = [_nameless(first)] * 3 + [_nameless(member) for member in others]
+        short = [_nameless(first)] * 3
+        short += [_nameless(member) for member in others if about_anybody]
         short += [f"{_nameless(first)} and {_nameless(member)}" for member in others] * 2
         if isinstance(first, Being):
             short += [f"{_nameless(first)} named {first}", f"{first} the {first.kind}"]
