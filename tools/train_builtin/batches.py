@@ -34,15 +34,11 @@ class Shares:
     """and of the made ones."""
     talk: float
     """Of everything that is told or said, so much is no story."""
-    about_anybody: bool = True
-    """Requests for made stories may name a minor character alone; else the first of the cast."""
 
 
-FIRST_SHARES = Shares(made=0.5, chat=0.15, made_chat=0.55, talk=0.04)
-LATER_SHARES = Shares(made=0.7, chat=0.02, made_chat=0.55, talk=0.06)
+FIRST_SHARES = Shares(made=0.55, chat=0.05, made_chat=0.7, talk=0.05)
+LAST_SHARES = Shares(made=0.75, chat=0.0, made_chat=0.7, talk=0.07)
 """While the rate falls: what is learned last stays best, and made stories hang together."""
-REQUEST_SHARES = Shares(made=0.8, chat=0.0, made_chat=0.75, talk=0.08, about_anybody=False)
-"""In the last steps: an answer is about what was asked for."""
 
 
 class Mixture:
@@ -107,7 +103,7 @@ class Mixture:
         if chance.random() < self.shares.talk:
             return self._talk.exchange()
         if chance.random() < self.shares.made:
-            made = self._teller.story(about_anybody=self.shares.about_anybody)
+            made = self._teller.story()
             if chance.random() >= self.shares.made_chat:
                 return None, made.text
             return request_for(made.topic, chance, again=again), made.text

@@ -20,6 +20,9 @@ from typing import Any
 PLOTS = Path(__file__).parent / "plots"
 WORDS, TALK = PLOTS / "words.toml", PLOTS / "talk.toml"
 
+ANYBODY_SHARE = 0.35
+"""So often a role is given to anybody: who is asked for is to be found in the story, also where
+the plot was not made for them."""
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 ARTICLE = re.compile(r"\b([Aa]) (?=[aeiouAEIOU])(?!uni|use|one\b)")
 PRONOUNS = {
@@ -125,6 +128,13 @@ class Words:
         free = [noun for noun in table["nouns"] if noun not in nouns]
         return Thing(chance.choice(free), look_of(table, chance))
 
+    def instead_of(self, groups: str) -> str:
+        """All groups of people and animals, where one of these is; else the groups themselves.
+
+        What a plot says of a rabbit can mostly be said of a king as well.
+        """
+        return " ".join(self._beings) if set(groups.split()) & set(self._beings) else groups
+
     def _being(
         self, table: Mapping[str, Any], taken: Sequence[Member], chance: random.Random
     ) -> Being:
@@ -211,14 +221,13 @@ class Teller:
         self._plots = read_plots() if plots is None else list(plots)
         self._words = Words(tomllib.loads(WORDS.read_text(encoding="utf-8")))
 
-    def story(self, plot: Plot | None = None, *, about_anybody: bool = True) -> MadeStory:
-        """A story of a plot; of any one, if none is given.
-
-        ``about_anybody``: its topic may be somebody or something else than the first of the cast.
-        """
+    def story(self, plot: Plot | None = None) -> MadeStory:
+        """A story of a plot; of any one, if none is given."""
         plot = plot or self._chance.choice(self._plots)
         cast: dict[str, Member] = {}
         for role, groups in plot.cast.items():
+            if self._chance.random() < ANYBODY_SHARE:
+                groups = self._words.instead_of(groups)
             cast[role] = self._words.draw(groups, cast.values(), self._chance)
         picked = {role: self._chance.choice(texts) for role, texts in plot.pick.items()}
         named: dict[str, Any] = {
@@ -229,20 +238,13 @@ class Teller:
             },
         }
         text = told(plot.story, named, self._chance)
-        return MadeStory(text, self._topic(plot, cast, named, about_anybody=about_anybody))
+        return MadeStory(text, self._topic(plot, cast, named))
 
-    def _topic(
-        self,
-        plot: Plot,
-        cast: Mapping[str, Member],
-        named: Mapping[str, Any],
-        *,
-        about_anybody: bool,
-    ) -> str:
-        """As the plot says it, or just who or what is in it, most often the first of its cast."""
+    def _topic(self, plot: Plot, cast: Mapping[str, Member], named: Mapping[str, Any]) -> str:
+        """As the plot says it, or just who or what is in it: the first of its cast, and perhaps
+        another one."""
         first, *others = cast.values()
-        short = [_nameless(first)] * 3
-        short += [_nameless(member) for member in others if about_anybody]
+        short = [_nameless(first)] * 4
         short += [f"{_nameless(first)} and {_nameless(member)}" for member in others] * 2
         if isinstance(first, Being):
             short += [f"{_nameless(first)} named {first}", f"{first} the {first.kind}"]

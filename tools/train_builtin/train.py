@@ -3,7 +3,7 @@
     python tools/train_builtin/train.py ../shared/data/text build/builtin
 
 An interrupted run goes on where it last saved, with the tokeniser that it began with. The schedule
-holds the rate, lets it fall to nothing, and does so once more, from a lower one, with requests.
+holds the rate, and then lets it fall to nothing.
 """
 
 import argparse
@@ -19,25 +19,23 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from batches import FIRST_SHARES, IGNORED, LATER_SHARES, REQUEST_SHARES, Mixture
+from batches import FIRST_SHARES, IGNORED, LAST_SHARES, Mixture
 from corpus import Corpus, read_corpus
 from made_stories import Teller
 from make_tokenizer import END_OF_TEXT, make_tokenizer, save
 from model import Stories
 
 SEED = 20261121
-STEPS = 2400
+STEPS = 3000
 TOKENS_A_STEP = 16_384
 TOKENS_AT_ONCE = 8_192
 SHORT_CONTEXT, LONG_CONTEXT = 512, 1024
-LONG_FROM = 1300
-"""Rows are long from this step on."""
+LONG_FROM = 0.65
+"""The share of the steps after which rows are long."""
 WARM_UP = 60
-DECAY_FROM, DECAY_TO = 1000, 2000
-"""Between these steps the rate falls to nothing, and more stories are made ones."""
+DECAY_FROM = 0.4
+"""The share after which the rate falls to nothing, and more stories are made ones."""
 RATE = 3e-3
-REQUESTS_RATE = 1e-3
-"""At the beginning of the last steps, which are about requests; it falls to nothing, too."""
 WEIGHT_DECAY = 0.1
 DROPOUT = 0.1
 LOG_EVERY = 20
@@ -48,9 +46,7 @@ def rate_at(step: int) -> float:
     """As a share of RATE."""
     if step < WARM_UP:
         return (step + 1) / WARM_UP
-    if step >= DECAY_TO:
-        return REQUESTS_RATE / RATE * (STEPS - step) / (STEPS - DECAY_TO)
-    return min(1.0, (DECAY_TO - step) / (DECAY_TO - DECAY_FROM))
+    return min(1.0, (STEPS - step) / (STEPS * (1 - DECAY_FROM)))
 
 
 def held_out_bits(model: Stories, tokenizer: Tokenizer, stories: list[str]) -> float:
@@ -166,11 +162,8 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
 
 def batches_of(mixture: Mixture, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Inputs and labels of a step, a batch for each pass; each [rows, context]."""
-    if step >= DECAY_TO:
-        mixture.shares = REQUEST_SHARES
-    else:
-        mixture.shares = LATER_SHARES if step >= DECAY_FROM else FIRST_SHARES
-    context = LONG_CONTEXT if step >= LONG_FROM else SHORT_CONTEXT
+    mixture.shares = LAST_SHARES if step >= DECAY_FROM * STEPS else FIRST_SHARES
+    context = LONG_CONTEXT if step >= LONG_FROM * STEPS else SHORT_CONTEXT
     rows = TOKENS_AT_ONCE // context
     return [mixture.rows(rows, context) for _ in range(TOKENS_A_STEP // TOKENS_AT_ONCE)]
 

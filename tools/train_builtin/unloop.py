@@ -23,14 +23,14 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from batches import IGNORED, REQUEST_SHARES, Mixture
+from batches import IGNORED, LAST_SHARES, Mixture
 from corpus import read_corpus
 from export import rounded, write_folder
 from model import Stories
 from repetition import Beginnings, Continuation, continued, sentence_ending
 from train import DROPOUT, SEED, STEPS, held_out_bits
 
-ROUNDS = 3
+ROUNDS = 6
 BEGINNINGS_A_ROUND = 384
 STEPS_A_ROUND = 30
 ROWS, CONTEXT = 8, 512
@@ -102,7 +102,7 @@ def main() -> None:
     model = Stories(DROPOUT)
     model.load_state_dict(state["model"])
     stepper = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01)
-    mixture = Mixture(corpus.train, tokenizer, SEED + STEPS, REQUEST_SHARES)
+    mixture = Mixture(corpus.train, tokenizer, SEED + STEPS, LAST_SHARES)
     beginnings = Beginnings(corpus.train, tokenizer, SEED)
     ending = sentence_ending(tokenizer)
     folder = run / "unloop"
