@@ -1,6 +1,6 @@
 // The instructions of AMX in plain code, after their definitions in Intel's manual (SDM volume 2:
 // LDTILECFG, TILELOADD, TILEZERO, TDPBSUD, TILESTORED): for tests on processors without them.
-// Whatever the processor would answer with an exception is a trap. Included by panels_tiles.inl.
+// Whatever the processor would answer with an exception is a trap. Included by scalar.cpp.
 
 class EmulatedTiles {
  public:
