@@ -17,22 +17,6 @@
 namespace octavo {
 namespace {
 
-#if defined(__x86_64__)
-// Linux lets a process use the tiles of AMX only after it asked
-// (Documentation/arch/x86/xstate.rst). It refuses if a thread has too small a stack for signals,
-// and from then on it refuses such stacks: so nobody asks on a processor without tiles. A library
-// may have asked already; that is no matter.
-bool may_use_tiles() {
-#if defined(__linux__)
-  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
-  constexpr int kTileData = 18;               // XFEATURE_XTILEDATA
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
-}
-#endif
-
 struct FeatureTable {
   static constexpr int kCapacity = 24;
   CpuFeature features[kCapacity];
@@ -65,7 +49,7 @@ struct FeatureTable {
     const bool ymm = (saved_state & 0x6) == 0x6;           // SSE and AVX state
     const bool zmm = ymm && (saved_state & 0xE0) == 0xE0;  // opmask, ZMM 0-15, ZMM 16-31
     const bool tiles = (saved_state & 0x60000) == 0x60000  // TILECFG and TILEDATA
-                       && bit(leaf7.d, 24) && may_use_tiles();
+                       && bit(leaf7.d, 24);
 
     add("avx", ymm && bit(leaf1.c, 28));
     add("fma", ymm && bit(leaf1.c, 12));
@@ -78,7 +62,7 @@ struct FeatureTable {
     add("avx512vl", zmm && bit(leaf7.b, 31));
     add("avx512_vnni", zmm && bit(leaf7.c, 11));
     add("avx512_bf16", zmm && bit(leaf7_1.a, 5));
-    add("amx_tile", tiles && bit(leaf7.d, 24));
+    add("amx_tile", tiles);
     add("amx_int8", tiles && bit(leaf7.d, 25));
     add("amx_bf16", tiles && bit(leaf7.d, 22));
 #endif
@@ -97,7 +81,23 @@ const CpuFeature* cpu_features(int* count) {
   return table().features;
 }
 
+// Linux lets a process use the tiles of AMX only after it asked
+// (Documentation/arch/x86/xstate.rst), and kills it at its first tile otherwise. It refuses if a
+// thread has too small a stack for signals, and once it has granted, it refuses such stacks: so
+// nobody asks who does not want tiles. An older system does not know the question, and a sandbox
+// may forbid it; any answer but 0 is a no. A library may have asked already; that is no matter.
+bool request_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 bool cpu_has(const char* name) {
+  if (std::strcmp(name, kTilePermission) == 0) return request_tiles();
   int count = 0;
   const CpuFeature* features = cpu_features(&count);
   for (int i = 0; i < count; ++i) {

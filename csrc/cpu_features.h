@@ -11,7 +11,13 @@ struct CpuFeature {
 // All features that kernels may ask for, in a fixed order; `count` receives their number.
 const CpuFeature* cpu_features(int* count);
 
-// False for a name that is not in the list.
+// Asks the operating system, each time, for this process's permission to use the tiles of AMX.
+bool request_tiles();
+
+// A name that is not in the list, for cpu_has: what request_tiles() answers.
+constexpr const char* kTilePermission = "tile_permission";
+
+// False for any other name that is not in the list.
 bool cpu_has(const char* name);
 
 }  // namespace octavo

@@ -138,12 +138,32 @@ nb::dict cpu_features_dict() {
   return features;
 }
 
-nb::list usable_instruction_sets() {
+// None: this machine; else a collection of names.
+HasFeature features_of(nb::handle names) {
+  if (names.is_none()) return cpu_has;
+  return [names](const char* name) { return nb::cast<bool>(names.attr("__contains__")(name)); };
+}
+
+nb::list usable_instruction_sets(nb::handle features) {
   nb::list names;
   int count = 0;
   const InstructionSet* sets = instruction_sets(&count);
   for (int i = 0; i < count; ++i) {
-    if (is_usable(sets[i])) names.append(sets[i].name);
+    if (missing_feature(sets[i], features_of(features)) == nullptr) names.append(sets[i].name);
+  }
+  return names;
+}
+
+const char* best_of(nb::handle features) {
+  return best_instruction_set(features_of(features)).name;
+}
+
+nb::list instruction_sets_only_by_name() {
+  nb::list names;
+  int count = 0;
+  const InstructionSet* sets = instruction_sets(&count);
+  for (int i = 0; i < count; ++i) {
+    if (sets[i].only_by_name) names.append(sets[i].name);
   }
   return names;
 }
@@ -157,7 +177,11 @@ NB_MODULE(_native, module) {
   using octavo::Pool;
 
   module.def("cpu_features", &octavo::cpu_features_dict);
-  module.def("instruction_sets", &octavo::usable_instruction_sets);
+  module.def("request_tiles", &octavo::request_tiles);
+  module.def("instruction_sets", &octavo::usable_instruction_sets,
+             nb::arg("features") = nb::none());
+  module.def("best_instruction_set", &octavo::best_of, nb::arg("features") = nb::none());
+  module.def("instruction_sets_only_by_name", &octavo::instruction_sets_only_by_name);
 
   nb::class_<Pool>(module, "ThreadPool")
       .def(nb::init<int>(), nb::arg("num_threads"))

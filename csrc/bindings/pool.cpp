@@ -3,6 +3,8 @@
 
 #include <cstdlib>
 
+#include "cpu_features.h"
+
 namespace octavo {
 namespace {
 
@@ -11,7 +13,7 @@ std::string usable_names() {
   int count = 0;
   const InstructionSet* sets = instruction_sets(&count);
   for (int i = 0; i < count; ++i) {
-    if (!is_usable(sets[i])) continue;
+    if (missing_feature(sets[i], cpu_has) != nullptr) continue;
     if (!names.empty()) names += ", ";
     names += sets[i].name;
   }
@@ -30,19 +32,19 @@ const InstructionSet& choose_instruction_set(const std::string& asked) {
       origin = " (from OCTAVO_CPU_ISA)";
     }
   }
+  if (name.empty()) return best_instruction_set(cpu_has);
+  std::string reason = " is unknown";
   int count = 0;
   const InstructionSet* sets = instruction_sets(&count);
-  const InstructionSet* best = nullptr;
   for (int i = 0; i < count; ++i) {
-    if (is_usable(sets[i]) && (name.empty() || name == sets[i].name)) best = &sets[i];
+    if (name != sets[i].name) continue;
+    const char* missing = missing_feature(sets[i], cpu_has);
+    if (missing == nullptr) return sets[i];
+    reason = std::string(" is not usable on this machine, which has no ") + missing;
   }
-  if (best == nullptr) {
-    const std::string message =
-        "instruction set '" + name + "'" + origin +
-        " is unknown or not usable on this machine; usable: " + usable_names();
-    throw nanobind::value_error(message.c_str());
-  }
-  return *best;
+  const std::string message =
+      "instruction set '" + name + "'" + origin + reason + "; usable: " + usable_names();
+  throw nanobind::value_error(message.c_str());
 }
 
 }  // namespace octavo

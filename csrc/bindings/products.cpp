@@ -165,9 +165,12 @@ class Products {
   Products(Pool& pool, const std::string& instruction_set, bool emulates_tiles)
       : pool_(pool), set_(choose_instruction_set(instruction_set)), kernels_(*set_.kernels) {
     if (!emulates_tiles) return;
-    kernels_.panels_w8 = kernels_.emulated_tiles.panels_w8;
-    kernels_.panels_w4_unpacked = kernels_.emulated_tiles.panels_w4_unpacked;
-    kernels_.roof_int8 = kernels_.emulated_tiles.roof_int8;
+    if (set_.kernels != &kScalarKernels) {
+      throw nb::value_error("emulates_tiles: only with the instruction set scalar");
+    }
+    kernels_.panels_w8 = kEmulatedTiles.panels_w8;
+    kernels_.panels_w4_unpacked = kEmulatedTiles.panels_w4_unpacked;
+    kernels_.roof_int8 = kEmulatedTiles.roof_int8;
   }
 
   const char* instruction_set() const { return set_.name; }

@@ -10,6 +10,8 @@
 namespace octavo {
 namespace {
 
+#include "kernels/panels_tiles.inl"
+// After what it needs.
 #include "kernels/tiles_amx.inl"
 
 constexpr KernelTable with_tiles(KernelTable table) {

@@ -81,7 +81,6 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/attention_avx2.inl"
 #include "kernels/pack.inl"
 #include "kernels/panels_bf16.inl"
-#include "kernels/panels_tiles.inl"
 #include "kernels/roofs.inl"
 #include "kernels/sampling.inl"
 
@@ -126,7 +125,6 @@ const KernelTable OCTAVO_KERNEL_TABLE = {product,
                                          write_kv_int8,
                                          attend_bf16,
                                          attend_int8,
-                                         sampling_kernels,
-                                         emulated_tiles};
+                                         sampling_kernels};
 
 }  // namespace octavo

@@ -78,7 +78,6 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/attention_avx512.inl"
 #include "kernels/pack.inl"
 #include "kernels/panels_bf16.inl"
-#include "kernels/panels_tiles.inl"
 #include "kernels/roofs.inl"
 #include "kernels/sampling.inl"
 
@@ -123,7 +122,6 @@ constexpr KernelTable OCTAVO_KERNEL_TABLE = {product,
                                              write_kv_int8,
                                              attend_bf16,
                                              attend_int8,
-                                             sampling_kernels,
-                                             emulated_tiles};
+                                             sampling_kernels};
 
 }  // namespace octavo

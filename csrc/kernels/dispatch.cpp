@@ -17,9 +17,11 @@ constexpr const char* kForAvx512Vnni[] = {"avx2",     "fma",      "avx512f",    
 constexpr const char* kForAvx512Bf16[] = {"avx2",        "fma",         "avx512f",
                                           "avx512bw",    "avx512dq",    "avx512vl",
                                           "avx512_vnni", "avx512_bf16", nullptr};
-constexpr const char* kForAmx[] = {"avx2",     "fma",      "avx512f",     "avx512bw",
-                                   "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16",
-                                   "amx_tile", "amx_int8", "amx_bf16",    nullptr};
+// The permission comes last: nobody asks the system for it on a processor without tiles.
+constexpr const char* kForAmx[] = {
+    "avx2",        "fma",      "avx512f",  "avx512bw", "avx512dq",      "avx512vl", "avx512_vnni",
+    "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16", kTilePermission, nullptr};
+constexpr bool kOnlyByName = true;
 #endif
 
 constexpr InstructionSet kSets[] = {
@@ -30,7 +32,7 @@ constexpr InstructionSet kSets[] = {
     {"avx512", &kAvx512Kernels, kForAvx512},
     {"avx512vnni", &kAvx512VnniKernels, kForAvx512Vnni},
     {"avx512bf16", &kAvx512Bf16Kernels, kForAvx512Bf16},
-    {"amx", &kAmxKernels, kForAmx},
+    {"amx", &kAmxKernels, kForAmx, kOnlyByName},
 #endif
 };
 
@@ -41,11 +43,18 @@ const InstructionSet* instruction_sets(int* count) {
   return kSets;
 }
 
-bool is_usable(const InstructionSet& set) {
-  for (const char* const* name = set.required_features; *name != nullptr; ++name) {
-    if (!cpu_has(*name)) return false;
+const char* missing_feature(const InstructionSet& set, const HasFeature& has) {
+  const char* const* name = set.required_features;
+  while (*name != nullptr && has(*name)) ++name;
+  return *name;
+}
+
+const InstructionSet& best_instruction_set(const HasFeature& has) {
+  const InstructionSet* best = &kSets[0];
+  for (const InstructionSet& set : kSets) {
+    if (!set.only_by_name && missing_feature(set, has) == nullptr) best = &set;
   }
-  return true;
+  return *best;
 }
 
 }  // namespace octavo

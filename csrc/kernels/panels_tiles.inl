@@ -1,9 +1,9 @@
 // Rows of a tile times panels of bytes by AMX: a group's integer sums come from the instruction
 // TDPBSUD, which multiplies whole matrices, and join the results by the operations of
 // panels_int8.inl, in the same order. The sums are exact, so the bits are the same.
-// Included by each unit of kernels inside its anonymous namespace, after panels_int8.inl. The
-// algorithm is a template over what executes the instructions: the processor (tiles_amx.inl, in
-// one unit), or plain code (tiles_emulated.inl, in all of them, for tests).
+// The algorithm is a template over what executes the instructions: the processor (tiles_amx.inl),
+// or plain code (tiles_emulated.inl, for tests). Included by amx.cpp and scalar.cpp, which have one
+// each, inside their anonymous namespaces, after panels_int8.inl.
 //
 // A panel's [fours][32 columns][4] is the right-hand operand as it lies, sixteen columns at a time
 // with a step of 128 bytes. The rows are stored in the same order, but the left-hand operand wants
@@ -42,6 +42,7 @@ inline TileConfig tile_config(int rows, int fours) {
 // `out`.
 constexpr int64_t kStretchDepth = 1024;
 constexpr int kBlockFours = kMaxTileRows * kTileFours;  // of 64 inputs of all rows
+static_assert(kTileFours % Floats::kLanes == 0);        // a vector's columns are in one tile
 
 // Fours [first, first + count) of all rows as blocks of [kMaxTileRows][kTileFours]; count is a
 // multiple of kTileFours.
@@ -206,9 +207,3 @@ int64_t roof_tiles(const uint8_t* memory, int64_t repeats, float* out) {
   Floats::store(out, total);
   return repeats * 4 * kSums * kTileRowBytes;
 }
-
-#include "kernels/tiles_emulated.inl"
-
-constexpr TileKernels emulated_tiles = {multiply_by_tiles<W8, EmulatedTiles>,
-                                        multiply_by_tiles<UnpackedW4, EmulatedTiles>,
-                                        roof_tiles<EmulatedTiles>};

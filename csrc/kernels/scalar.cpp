@@ -136,6 +136,8 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/panels_tiles.inl"
 #include "kernels/roofs.inl"
 #include "kernels/sampling.inl"
+// Likewise.
+#include "kernels/tiles_emulated.inl"
 
 }  // namespace
 
@@ -178,7 +180,10 @@ const KernelTable kScalarKernels = {product,
                                     write_kv_int8,
                                     attend_bf16,
                                     attend_int8,
-                                    sampling_kernels,
-                                    emulated_tiles};
+                                    sampling_kernels};
+
+const TileKernels kEmulatedTiles = {multiply_by_tiles<W8, EmulatedTiles>,
+                                    multiply_by_tiles<UnpackedW4, EmulatedTiles>,
+                                    roof_tiles<EmulatedTiles>};
 
 }  // namespace octavo

@@ -293,12 +293,13 @@ struct KernelTable {
   void (*attend_bf16)(const ChunkTask& task);
   void (*attend_int8)(const ChunkTask& task);
   SamplingKernels sampling;
-  // The algorithm of AMX with its instructions emulated: tests run it where no processor has them.
-  TileKernels emulated_tiles;
 };
 
 // Defined by the unit of each instruction set.
 extern const KernelTable kScalarKernels;
+// By the scalar unit, for tests on processors without AMX: its algorithm, its instructions
+// emulated.
+extern const TileKernels kEmulatedTiles;
 #if defined(__x86_64__)
 extern const KernelTable kAvx2Kernels;
 extern const KernelTable kAvxVnniKernels;

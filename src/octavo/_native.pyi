@@ -7,7 +7,7 @@ say what each function computes, are in `octavo.backends.canonical`; every instr
 number of threads gives their bits (a NaN is a NaN: its payload is not part of the promise).
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, Protocol
 
 from numpy import float16, float32, int8, int32, uint8, uint16, uint32, uint64
@@ -16,8 +16,22 @@ from numpy.typing import NDArray
 def cpu_features() -> dict[str, bool]:
     """What the processor has and the operating system saves the registers of, by CPUID's names."""
 
-def instruction_sets() -> list[str]:
-    """The instruction sets that kernels can use on this machine, slowest first."""
+def request_tiles() -> bool:
+    """Ask the operating system for this process's permission to use the tiles of AMX.
+
+    It lasts as long as the process. Without it the instruction set amx is not usable.
+    """
+
+def instruction_sets(features: Container[str] | None = None) -> list[str]:
+    """The instruction sets that kernels can use on this machine, slowest first; or on one with
+    these features, of `cpu_features()` and "tile_permission" (`request_tiles()`)."""
+
+def best_instruction_set(features: Container[str] | None = None) -> str:
+    """What an empty name means where OCTAVO_CPU_ISA is not set: the last of `instruction_sets` that
+    is not only used by name."""
+
+def instruction_sets_only_by_name() -> list[str]:
+    """Those that nothing chooses by itself, as they have not run on a real processor yet."""
 
 class ThreadPool:
     """N - 1 worker threads and the caller. Several threads may share a pool; they take turns.
@@ -288,7 +302,8 @@ class Products:
         """The instruction set as for `Kernels`.
 
         With `emulates_tiles`, what the instruction set amx computes by tiles (w8, w4 unpacked, the
-        roof of int8) goes through the same algorithm with its instructions emulated. For tests.
+        roof of int8) goes through the same algorithm with its instructions emulated. For tests,
+        with the instruction set scalar only; else ValueError.
         """
 
     @property

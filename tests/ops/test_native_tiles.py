@@ -26,9 +26,8 @@ ROOF_STEP = 4 * 16 * 16 * 64
 
 
 @pytest.fixture
-def emulated(pools: dict[int, _native.ThreadPool], instruction_set: str) -> _native.Products:
-    """Results join the sums by an instruction set's vectors, so each has its own copy."""
-    return _native.Products(pools[2], instruction_set, emulates_tiles=True)
+def emulated(pools: dict[int, _native.ThreadPool]) -> _native.Products:
+    return _native.Products(pools[2], "scalar", emulates_tiles=True)
 
 
 @pytest.fixture
@@ -56,7 +55,6 @@ def test_emulated_tiles_equal_the_scalar_kernel(
 @settings(max_examples=25)
 @given(
     name=st.sampled_from(FORMATS),
-    instruction_set=st.sampled_from(_native.instruction_sets()),
     rows=st.integers(1, 40),
     depth=st.integers(1, 2200),
     columns=st.integers(1, 100),
@@ -66,7 +64,6 @@ def test_emulated_tiles_equal_the_scalar_kernel(
 def test_any_shape(
     pools: dict[int, _native.ThreadPool],
     name: str,
-    instruction_set: str,
     rows: int,
     depth: int,
     columns: int,
@@ -75,10 +72,10 @@ def test_any_shape(
 ) -> None:
     rng = np.random.default_rng(seed)
     x, matrix = normal(rng, rows, depth), weights(rng, columns, depth)
-    vectors = _native.Products(pools[1], instruction_set)
-    panels = packed(vectors, name, matrix)
-    emulated = _native.Products(pools[threads], instruction_set, emulates_tiles=True)
-    expected = product(vectors, name, x, panels)
+    scalar = _native.Products(pools[1], "scalar")
+    panels = packed(scalar, name, matrix)
+    emulated = _native.Products(pools[threads], "scalar", emulates_tiles=True)
+    expected = product(scalar, name, x, panels)
     assert_same_bits(product(emulated, name, x, panels, unpack=True), expected)
 
 
@@ -132,13 +129,18 @@ def test_stays_inside_its_arrays(emulated: _native.Products, name: str) -> None:
 
 
 def test_the_flag_takes_the_other_path(
-    emulated: _native.Products, instruction_set: str, pools: dict[int, _native.ThreadPool]
+    emulated: _native.Products, products: _native.Products, pools: dict[int, _native.ThreadPool]
 ) -> None:
     """Only the roof shows it: all else has equal bits."""
-    blocks = 8 * pools[2].num_threads
-    assert emulated.spin("int8", 3) == blocks * 3 * ROOF_STEP
-    vectors = _native.Products(pools[2], instruction_set)
-    assert (vectors.spin("int8", 3) == blocks * 3 * ROOF_STEP) == (instruction_set == "amx")
+    tiles = 8 * pools[2].num_threads * 3 * ROOF_STEP
+    assert emulated.spin("int8", 3) == tiles
+    assert (products.spin("int8", 3) == tiles) == (products.instruction_set == "amx")
+
+
+def test_only_the_scalar_unit_emulates(pools: dict[int, _native.ThreadPool]) -> None:
+    for name in set(_native.instruction_sets()) - {"scalar"}:
+        with pytest.raises(ValueError, match="only with the instruction set scalar"):
+            _native.Products(pools[1], name, emulates_tiles=True)
 
 
 @pytest.mark.skipif("amx" not in _native.instruction_sets(), reason="this machine has no AMX")

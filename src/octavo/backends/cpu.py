@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from octavo._native import Kernels, ThreadPool
 from octavo._native import cpu_features as native_features
 from octavo._native import instruction_sets as native_instruction_sets
+from octavo._native import instruction_sets_only_by_name as native_only_by_name
 from octavo.core.errors import ConfigError
 
 _ROOT = Path("/")
@@ -37,6 +38,13 @@ def cpu_features() -> tuple[str, ...]:
 def instruction_sets() -> tuple[str, ...]:
     """Those that our kernels can use on this machine, slowest first."""
     return tuple(native_instruction_sets())
+
+
+def instruction_sets_only_by_name() -> tuple[str, ...]:
+    """Of `instruction_sets()` those that are never the best, as they have not run on a real
+    processor yet."""
+    usable = native_instruction_sets()
+    return tuple(name for name in native_only_by_name() if name in usable)
 
 
 def chosen_instruction_set() -> str:

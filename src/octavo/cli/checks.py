@@ -24,15 +24,14 @@ _AVX2 = ("avx2", "fma", "f16c")
 _AVX512 = ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
 _AVX512_BF16 = (*_AVX512, "avx512_vnni", "avx512_bf16")
 FAST_FEATURES = {
-    "amx": (*_AVX512_BF16, "amx_tile", "amx_int8", "amx_bf16"),
     "avx512bf16": _AVX512_BF16,
     "avx512vnni": (*_AVX512, "avx512_vnni"),
     "avx512": _AVX512,
     "avxvnni": (*_AVX2, "avx_vnni"),
     "avx2": _AVX2,
 }
-"""Instruction sets, the best first, and what a processor must have for them (as in
-csrc/kernels/dispatch.cpp)."""
+"""Instruction sets that are chosen by themselves, the best first, and what a processor must have
+for them (as in csrc/kernels/dispatch.cpp)."""
 
 
 class Verdict(enum.StrEnum):
@@ -73,6 +72,13 @@ def check_libraries(libraries: Mapping[str, str]) -> Check:
 def check_kernels(machine: Machine) -> Check:
     """Whether the native extension uses the best that the processor has."""
     used = machine.instruction_set
+    if used in machine.only_by_name:
+        return Check(
+            "kernels",
+            Verdict.WARNING,
+            f"{used} is used, which has never run on a real processor before",
+            "unset OCTAVO_CPU_ISA, unless it is tried on purpose",
+        )
     best_here = next(
         (name for name, needed in FAST_FEATURES.items() if set(needed) <= set(machine.features)),
         "scalar",
@@ -95,7 +101,10 @@ def check_kernels(machine: Machine) -> Check:
         return Check(
             "kernels", Verdict.WARNING, "this processor has no AVX2: answers are right, but slow"
         )
-    return Check("kernels", Verdict.OK, f"{used} is used, the best of this processor")
+    finding = f"{used} is used, the best of this processor"
+    for name in machine.only_by_name:
+        finding += f"; {name}, never tried on a real one, only by OCTAVO_CPU_ISA={name}"
+    return Check("kernels", Verdict.OK, finding)
 
 
 def check_threads(machine: Machine, num_threads: int | None) -> Check:

@@ -90,8 +90,18 @@ def _settings_rows(settings: Mapping[str, Mapping[str, Any]]) -> Rows:
     ]
 
 
+def _instruction_sets_text(machine: Machine) -> str:
+    others = [
+        f"{name} (only by name: never tried on a real processor)"
+        if name in machine.only_by_name
+        else name
+        for name in machine.instruction_sets
+        if name != machine.instruction_set
+    ]
+    return f"{machine.instruction_set}; others: {', '.join(others) or 'none'}"
+
+
 def _machine_rows(machine: Machine, num_threads: int | None) -> Rows:
-    others = [name for name in machine.instruction_sets if name != machine.instruction_set]
     limit = machine.cgroup_limit_bytes
     return [
         ("octavo", machine.version),
@@ -99,7 +109,7 @@ def _machine_rows(machine: Machine, num_threads: int | None) -> Rows:
         ("system", machine.system),
         ("processor", machine.cpu),
         ("features", " ".join(machine.features)),
-        ("instruction set", f"{machine.instruction_set} (others: {', '.join(others) or 'none'})"),
+        ("instruction set", _instruction_sets_text(machine)),
         (
             "threads",
             f"{num_threads or machine.usable_cores} of {machine.logical_cpus} logical processors;"

@@ -15,6 +15,7 @@ from octavo.backends.cpu import (
     chosen_instruction_set,
     cpu_features,
     instruction_sets,
+    instruction_sets_only_by_name,
 )
 from octavo.execution.memory import available_bytes
 
@@ -41,6 +42,8 @@ class Machine:
     features: tuple[str, ...]
     instruction_sets: tuple[str, ...]
     """Those that our kernels can use here, slowest first."""
+    only_by_name: tuple[str, ...]
+    """Of these the ones that nothing chooses by itself: they have never run on a real processor."""
     instruction_set: str
     """The one that they use."""
     logical_cpus: int
@@ -66,6 +69,7 @@ class Machine:
             cpu=cpuinfo.get("model name", platform.machine()),
             features=cpu_features(),
             instruction_sets=instruction_sets(),
+            only_by_name=instruction_sets_only_by_name(),
             instruction_set=chosen_instruction_set(),
             logical_cpus=os.cpu_count() or 1,
             usable_cores=available_cores(root),

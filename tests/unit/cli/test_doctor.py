@@ -9,6 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from octavo._native import (
+    best_instruction_set,
+    cpu_features,
+    instruction_sets,
+    instruction_sets_only_by_name,
+)
 from octavo.cli import checks, doctor
 from octavo.cli.checks import Check, Verdict
 from octavo.cli.machine import Machine
@@ -22,6 +28,7 @@ WELL = Machine(
     cpu="a processor",
     features=("avx2", "fma", "f16c"),
     instruction_sets=("scalar", "avx2"),
+    only_by_name=(),
     instruction_set="avx2",
     logical_cpus=8,
     usable_cores=4,
@@ -40,6 +47,12 @@ def machine(**changes: object) -> Machine:
 AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx2", "fma", "f16c")
 BF16 = (*AVX512, "avx512_vnni", "avx512_bf16")
 SETS = ("scalar", "avx2", "avx512", "avx512vnni", "avx512bf16")
+WITH_TILES = machine(
+    features=(*BF16, "amx_tile", "amx_int8", "amx_bf16"),
+    instruction_sets=(*SETS, "amx"),
+    only_by_name=("amx",),
+    instruction_set="avx512bf16",
+)
 CASES: list[tuple[Check, Verdict, str]] = [
     (checks.check_python((3, 11)), OK, ""),
     (checks.check_python((3, 10)), PROBLEM, "3.11 or newer"),
@@ -55,16 +68,16 @@ CASES: list[tuple[Check, Verdict, str]] = [
         OK,
         "",
     ),
+    (checks.check_kernels(WITH_TILES), OK, ""),
     (
-        checks.check_kernels(
-            machine(
-                features=(*BF16, "amx_tile", "amx_int8", "amx_bf16"),
-                instruction_sets=(*SETS, "amx"),
-                instruction_set="avx512bf16",
-            )
-        ),
+        checks.check_kernels(dataclasses.replace(WITH_TILES, instruction_set="amx")),
         WARNING,
-        "OCTAVO_CPU_ISA",
+        "unset OCTAVO_CPU_ISA",
+    ),
+    (
+        checks.check_kernels(dataclasses.replace(WITH_TILES, instruction_set="avx512")),
+        WARNING,
+        "unset OCTAVO_CPU_ISA",
     ),
     (
         checks.check_kernels(
@@ -172,11 +185,24 @@ def test_a_machine_is_read_from_its_files(tmp_path: Path) -> None:
     assert found.libraries["numpy"] != "missing"
 
 
+def test_the_doctor_says_what_no_processor_has_tried() -> None:
+    told = checks.check_kernels(WITH_TILES).finding
+    assert told.startswith("avx512bf16 is used, the best")
+    assert "amx, never tried on a real one, only by OCTAVO_CPU_ISA=amx" in told
+    told = checks.check_kernels(dataclasses.replace(WITH_TILES, instruction_set="amx")).finding
+    assert "amx is used, which has never run on a real processor" in told
+
+
+@pytest.mark.skipif("avx2" not in cpu_features(), reason="not an x86 processor")
 def test_the_doctor_asks_as_much_of_a_processor_as_the_kernels_do() -> None:
     """Else it would tell people to unset what they never set."""
-    here = Machine.look()
     for name, needed in checks.FAST_FEATURES.items():
-        assert (set(needed) <= set(here.features)) == (name in here.instruction_sets), name
+        assert best_instruction_set(needed) == name
+        for feature in needed:
+            assert best_instruction_set(set(needed) - {feature}) != name, feature
+    everything = [*cpu_features(), "tile_permission"]
+    chosen = set(instruction_sets(everything)) - set(instruction_sets_only_by_name())
+    assert chosen == {"scalar", *checks.FAST_FEATURES}
 
 
 def test_an_instruction_set_that_is_not_there(octavo: CommandLine) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from octavo import LLM
+from octavo.cli import machine
 from octavo.core.config import EngineConfig
 from octavo.engine.load import load_engine
 from tests.command_line import CommandLine
@@ -71,8 +72,20 @@ def test_a_model_without_a_tokeniser_and_with_a_window(octavo: CommandLine) -> N
 def test_the_machine(octavo: CommandLine) -> None:
     out = octavo("info", "--num-threads", 1).out
     assert "\nthreads          1 of " in out
-    machine = json.loads(octavo("info", "--json").out)["machine"]
-    assert machine["instruction_set"] in machine["instruction_sets"]
+    found = json.loads(octavo("info", "--json").out)["machine"]
+    assert found["instruction_set"] in found["instruction_sets"]
+    assert set(found["only_by_name"]) <= set(found["instruction_sets"])
+    assert f"\ninstruction set  {found['instruction_set']}; others: " in out
+
+
+def test_a_machine_with_an_instruction_set_that_no_processor_has_tried(
+    octavo: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "instruction_sets", lambda: ("scalar", "avx512bf16", "amx"))
+    monkeypatch.setattr(machine, "instruction_sets_only_by_name", lambda: ("amx",))
+    monkeypatch.setattr(machine, "chosen_instruction_set", lambda: "avx512bf16")
+    told = "avx512bf16; others: scalar, amx (only by name: never tried on a real processor)"
+    assert told in octavo("info").out
 
 
 def test_settings_that_contradict_each_other_are_told(octavo: CommandLine) -> None:
