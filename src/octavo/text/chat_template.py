@@ -78,14 +78,15 @@ class ChatTemplate:
         return sorted(self._sources)
 
     def drops_system_messages(self) -> bool:
-        """Whether a system message leaves no trace in the prompt; False where one is refused."""
+        """Whether a system message leaves no trace in the prompt; False where none can be rendered,
+        as whoever sends one is told."""
         if not self._sources:
             return False
         mark = fresh_digits()
         messages = [{"role": "system", "content": mark}, {"role": "user", "content": "Hello"}]
         try:
             return mark not in self.render_chat(messages)
-        except InvalidRequest:
+        except (InvalidRequest, ModelError):
             return False
 
     def render_chat(self, messages: Any, /, **options: Any) -> str:

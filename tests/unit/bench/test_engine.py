@@ -113,6 +113,25 @@ def test_what_a_token_reads(tmp_path: Path) -> None:
     assert bytes_a_token(folder, config, 160) - bytes_a_token(folder, config, 0) == 10 * page
 
 
+def test_probing_does_not_count_as_the_engine_s_memory(tmp_path: Path) -> None:
+    folder = write_shape("nothing", tmp_path)
+    metrics = ("decode", "rss_mb")
+    samples = list(measure_engine(job(folder, metrics=metrics, profile=True)))
+    assert [sample.metric for sample in samples] == ["decode"]
+    samples = list(measure_engine(job(folder, metrics=("rss_mb",), profile=True)))
+    assert [sample.metric for sample in samples] == ["rss_mb"]
+
+
+def test_a_window_bounds_what_a_token_reads(tmp_path: Path) -> None:
+    folder = write_shape("nothing", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    sliding = {**config, "architectures": ["MistralForCausalLM"], "sliding_window": 32}
+    (folder / "config.json").write_text(json.dumps({**sliding, "model_type": "mistral"}))
+    formats = EngineConfig.from_options({"weights": "w8", "kv": "int8"})
+    read = [bytes_a_token(folder, formats, context) for context in (0, 32, 160)]
+    assert read[0] < read[1] == read[2]
+
+
 def test_reading_is_probed() -> None:
     assert 0.1 < probe_read(1) < 10_000
 

@@ -57,6 +57,7 @@ def test_the_generation_prompt_may_be_left_out(chat: ChatTemplate) -> None:
         (CHAT, False),
         ("{{ messages[-1].content }}", True),
         ("{{ raise_exception('no system messages') }}", False),
+        ("{% for message in messages %}", False),
         ("{{ messages[0].content[:1] }}", True),
     ],
 )
