@@ -50,7 +50,9 @@ Activation activation_of(const std::string& name) {
                                       {"relu", Activation::kRelu}});
 }
 
-// A program and the Python arrays that it points into.
+// A program and the Python arrays that it points into. Several threads may run steps, one after the
+// other. score() and logits() are of the step that ran last, whoever ran it: between run() and
+// score() of one batch no other thread may run.
 class PyForward {
   template <typename Array>
   const float* keep(const Array& array) {
@@ -257,7 +259,8 @@ class PyForward {
       run_released(arrays.step, nullptr, 0, nullptr, {});
       return 0;
     }
-    check_heads(head_rows, num_rows, arrays.step.num_tokens);
+    head_rows.require_shape(&num_rows, 1);
+    check_heads(head_rows, arrays.step.num_tokens);
     check_sampler(sampler);
     const nb::object sampling = batch.get("sampling");
     const SamplingBatch draws(Attributes(sampling, names_), num_rows, vocab_size_);
@@ -278,13 +281,14 @@ class PyForward {
              nb::handle top_ids, nb::handle top_logprobs) {
     const Int32Array head_rows(head_rows_object.ptr(), "head_rows", Array::Access::kRead);
     const int64_t num_rows = head_rows.size();
-    check_heads(head_rows, num_rows, num_tokens_);
+    head_rows.require_shape(&num_rows, 1);
     check_sampler(sampler);
     const Targets targets(targets_object, wanted, num_rows, vocab_size_);
     const SampledRows scored(nb::handle(), errors, logprobs, num_top, top_ids, top_logprobs,
                              targets.wanted(), num_rows, vocab_size_);
     nb::gil_scoped_release released;
     const auto turn = turn_.take();
+    check_heads(head_rows, num_tokens_);
     const auto turn_of_rows = sampler.take_turn();
     sampler.rows().begin({nullptr, targets.ids(), targets.wanted(), scored.arrays});
     forward_.run_heads(head_rows.data(), num_rows, &sampler.rows());
@@ -297,10 +301,11 @@ class PyForward {
     if (num_rows > forward_.limits().max_heads) {
       throw nb::value_error("head_rows: more than the program was compiled for");
     }
-    check_heads(head_rows, num_rows, num_tokens_);
+    head_rows.require_shape(&num_rows, 1);
     {
       nb::gil_scoped_release released;
       const auto turn = turn_.take();
+      check_heads(head_rows, num_tokens_);
       forward_.run_heads(head_rows.data(), num_rows, nullptr);
     }
     const View view = forward_.logits();
@@ -321,9 +326,9 @@ class PyForward {
   // Computes a step, and with a sampler does `task` with the logits of the rows.
   void run_released(const Step& step, const int32_t* head_rows, int64_t num_rows,
                     NativeSampler* sampler, const SamplerTask& task) {
-    num_tokens_ = step.num_tokens;
     nb::gil_scoped_release released;
     const auto turn = turn_.take();
+    num_tokens_ = step.num_tokens;
     if (sampler == nullptr) {
       forward_.run(step, head_rows, num_rows, nullptr);
       return;
@@ -333,9 +338,9 @@ class PyForward {
     forward_.run(step, head_rows, num_rows, &sampler->rows());
   }
 
-  static void check_heads(const Int32Array& head_rows, int64_t num_rows, int64_t num_tokens) {
-    head_rows.require_shape(&num_rows, 1);
-    for (int64_t i = 0; i < num_rows; ++i) {
+  // Needs no GIL.
+  static void check_heads(const Int32Array& head_rows, int64_t num_tokens) {
+    for (int64_t i = 0; i < head_rows.size(); ++i) {
       if (!is_below(head_rows.data()[i], num_tokens)) {
         throw nb::value_error("head_rows: not a row of the step");
       }
@@ -366,8 +371,8 @@ class PyForward {
   std::vector<nb::object> kept_;
   StepBounds bounds_;
   int64_t vocab_size_ = 0;
-  int64_t num_tokens_ = 0;  // of the last step
-  Turn turn_;               // several threads may run steps, one after the other
+  Turn turn_;
+  int64_t num_tokens_ = 0;  // of the last step; of whoever has the turn
 };
 
 }  // namespace

@@ -1,15 +1,18 @@
 // Packing weights, preparing operands and multiplying the two, from Python: what tests compare and
-// `octavo bench kernels` measures. The executor calls the same kernels without coming by here.
+// `octavo bench kernels` measures. A product is the executor's.
 #include "bindings/products.h"
 
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <limits>
 #include <string>
 #include <vector>
 
 #include "arrays.h"
 #include "bindings/pool.h"
+#include "bindings/turn.h"
+#include "executor/product.h"
 
 namespace nb = nanobind;
 
@@ -18,13 +21,9 @@ namespace {
 
 using Access = Array::Access;
 
-// Panels that several tiles of rows are multiplied with stay in half of a second-level cache.
-constexpr int64_t kBlockBytes = 512 * 1024;
-// Claiming more rarely than this would leave threads idle at the end.
-constexpr int64_t kBlocksPerThread = 8;
-// From so many rows on a panel of w4 is unpacked once for all of them.
-constexpr int64_t kRowsWorthUnpacking = 48;
+constexpr int64_t kAlignment = 64;
 constexpr int64_t kReadBlockBytes = 1 << 20;
+constexpr int64_t kLoopsPerThread = 8;
 
 Format parse_format(const std::string& name) {
   if (name == "f32") return Format::kF32;
@@ -92,44 +91,6 @@ void prepare_tiles(const TilesTask& task, int64_t begin, int64_t end) {
     const float* x = task.x + task.tiles.first(index) * task.columns;
     task.prepare({x, task.columns, 0, task.columns, task.operand->depth,
                   task.operand->tile(task.tiles, index)});
-  }
-}
-
-// Blocks of consecutive panels, each times all tiles of rows.
-struct BlocksTask {
-  const KernelTable* kernels;
-  void (*multiply)(const PanelsTask&);
-  bool unpacks;
-  RowTiles tiles;
-  const Operand* operand;
-  const uint8_t* panels;
-  int64_t panel_bytes, num_panels, block_panels;
-  float* out;
-};
-
-void multiply_blocks(const BlocksTask& task, int64_t begin, int64_t end) {
-  thread_local std::vector<uint8_t> scratch;
-  const int64_t depth = task.operand->depth;
-  const int64_t unpacked_bytes = depth / kSmallGroup * kPanelColumns * (2 + kSmallGroup);
-  if (task.unpacks) scratch.resize(task.block_panels * unpacked_bytes + 64);
-  uint8_t* unpacked = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64);
-  for (int64_t block = begin; block < end; ++block) {
-    const int64_t first = block * task.block_panels;
-    const int64_t count = std::min(task.block_panels, task.num_panels - first);
-    const uint8_t* panels = task.panels + first * task.panel_bytes;
-    if (task.unpacks) {
-      for (int64_t i = 0; i < count; ++i) {
-        task.kernels->unpack_w4(panels + i * task.panel_bytes, depth,
-                                unpacked + i * unpacked_bytes);
-      }
-      panels = unpacked;
-    }
-    const int64_t stride = task.num_panels * kPanelColumns;
-    for (int64_t tile = 0; tile < task.tiles.count(); ++tile) {
-      float* out = task.out + task.tiles.first(tile) * stride + first * kPanelColumns;
-      task.multiply(
-          {task.operand->tile(task.tiles, tile), panels, count, depth, out, stride, nullptr, 1});
-    }
   }
 }
 
@@ -242,27 +203,27 @@ class Products {
     out.require_apart_from(arrays.values(), false);
     out.require_apart_from(panels, false);
     if (depth == 0) raise_type_error("panels: have no depth");
-    const bool unpacks = format == Format::kW4 &&
-                         (unpack.is_none() ? rows >= kRowsWorthUnpacking : nb::cast<bool>(unpack));
-    BlocksTask task{};
-    task.kernels = &kernels_;
-    task.multiply = unpacks                   ? kernels_.panels_w4_unpacked
-                    : format == Format::kF32  ? kernels_.panels_f32
-                    : format == Format::kBf16 ? kernels_.panels_bf16
-                    : format == Format::kW8   ? kernels_.panels_w8
-                                              : kernels_.panels_w4;
-    task.unpacks = unpacks;
-    task.tiles = RowTiles{rows};
-    task.operand = &arrays.operand();
-    task.panels = static_cast<const uint8_t*>(panels.memory());
-    task.panel_bytes = panels.dim(1);
-    task.num_panels = num_panels;
-    const int64_t cached = kBlockBytes / (unpacks ? 2 * panels.dim(1) : panels.dim(1));
-    const int64_t shared = num_panels / (kBlocksPerThread * pool_.num_threads());
-    task.block_panels = std::max<int64_t>(1, std::min(cached, shared));
-    task.out = out.data();
-    const int64_t blocks = (num_panels + task.block_panels - 1) / task.block_panels;
-    if (rows > 0) pool_.run(multiply_blocks, task, blocks, 1);
+    if (rows == 0) return;
+    Unpacked unpacked;
+    if (!unpack.is_none()) {
+      unpacked.from_rows = nb::cast<bool>(unpack) ? 0 : std::numeric_limits<int64_t>::max();
+    }
+    unpacked.stride = padded(Product::unpacked_bytes(format, depth), kAlignment);
+    ProductFinish finish;
+    finish.out = View{out.data(), out.dim(1)};
+    const ProductWeights weights{format, static_cast<const uint8_t*>(panels.memory()), num_panels,
+                                 depth, nullptr};
+    nb::gil_scoped_release released;
+    const auto turn = turn_.take();
+    const int num_threads = pool_.num_threads();
+    const int64_t scratch_bytes = num_threads * Product::kScratchFloats * 4;
+    uint8_t* room = room_of(scratch_bytes + num_threads * unpacked.stride);
+    unpacked.data = room + scratch_bytes;
+    Product product(kernels_, num_threads, arrays.operand(), weights, finish,
+                    reinterpret_cast<float*>(room), unpacked);
+    stages_.clear();
+    product.plan(Step{}, rows, stages_);
+    pool_.threads().run_stages(stages_.data(), static_cast<int64_t>(stages_.size()));
   }
 
   void embed(const std::string& format_name, nb::handle panels_object, int64_t column,
@@ -309,14 +270,24 @@ class Products {
                         : kind == "bf16" ? kernels_.roof_bf16
                                          : kernels_.roof_f32,
                         repeats, &done};
-    pool_.run(run_loops, task, kBlocksPerThread * pool_.num_threads(), 1);
+    pool_.run(run_loops, task, kLoopsPerThread * pool_.num_threads(), 1);
     return done;
   }
 
  private:
+  // Aligned memory of at least so many bytes. Whoever uses it has the turn.
+  uint8_t* room_of(int64_t bytes) {
+    if (static_cast<int64_t>(room_.size()) < bytes + kAlignment) room_.resize(bytes + kAlignment);
+    const auto at = reinterpret_cast<uintptr_t>(room_.data());
+    return room_.data() + (padded(at, kAlignment) - at);
+  }
+
   Pool& pool_;
   const InstructionSet& set_;
   KernelTable kernels_;
+  Turn turn_;                  // callers of several threads share the room
+  std::vector<Stage> stages_;  // of whoever has the turn
+  std::vector<uint8_t> room_;  // likewise: scratch of the threads, then what they unpack
 };
 
 }  // namespace

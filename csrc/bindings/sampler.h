@@ -96,7 +96,6 @@ class NativeSampler {
              nanobind::handle errors, nanobind::handle logprobs, nanobind::handle num_top,
              nanobind::handle top_ids, nanobind::handle top_logprobs);
 
-  AttributeNames& names() { return names_; }
   // Whoever uses the rows has the turn.
   std::unique_lock<std::mutex> take_turn() { return turn_.take(); }
   RowSampler& rows() { return rows_; }

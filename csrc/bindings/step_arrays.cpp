@@ -51,6 +51,10 @@ void StepArrays::require(const StepBounds& bounds) const {
       if (!is_below(step.positions[row], bounds.max_model_len)) {
         throw nb::value_error("positions: beyond the longest sequence");
       }
+      // Attention, too, takes the first and the last row of a tile for its lowest and highest.
+      if (row > row_starts[seq] && step.positions[row] < step.positions[row - 1]) {
+        throw nb::value_error("positions: not ascending");
+      }
     }
     if (row_starts[seq] == row_starts[seq + 1]) continue;
     const int64_t last_page = step.positions[row_starts[seq + 1] - 1] / kPageTokens;

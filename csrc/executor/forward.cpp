@@ -135,6 +135,9 @@ void Forward::run(const Step& step, const int32_t* head_rows, int64_t num_heads,
   }
   if (num_heads == 0) dispatch();
   run_heads(head_rows, num_heads, sampler);
+  // The caller lets go of its arrays. The tables keep their room for the next step.
+  step_.token_ids = step_.positions = step_.row_starts = nullptr;
+  step_.tables.clear();
 }
 
 void Forward::run_heads(const int32_t* head_rows, int64_t num_heads, RowSampler* sampler) {
@@ -142,6 +145,7 @@ void Forward::run_heads(const int32_t* head_rows, int64_t num_heads, RowSampler*
     plan_heads(head_rows, first, std::min(limits_.max_heads, num_heads - first), sampler);
     dispatch();
   }
+  step_.head_rows = nullptr;
 }
 
 void Forward::plan_heads(const int32_t* head_rows, int64_t first, int64_t count,

@@ -56,9 +56,10 @@ class Forward {
 
   // Computes all tokens, then the logits of `head_rows`, at most max_heads at a time, and has
   // `sampler` go through them: all in one dispatch, and one more for each further block of heads.
-  // The step's arrays are read until the last heads of the step are computed.
+  // The step's arrays are read until this returns.
   void run(const Step& step, const int32_t* head_rows, int64_t num_heads, RowSampler* sampler);
-  // More heads of that step. Without a sampler these are at most max_heads.
+  // More heads of that step, of whose arrays calls of the head read `head_rows` alone. Without a
+  // sampler these are at most max_heads.
   void run_heads(const int32_t* head_rows, int64_t num_heads, RowSampler* sampler);
 
  private:

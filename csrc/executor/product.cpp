@@ -10,9 +10,8 @@ namespace {
 
 constexpr int64_t kBlockBytes = 384 << 10;  // of weights, under half of a second-level cache
 constexpr int64_t kMaxBlockPanels = 16;
-constexpr int64_t kBlockTiles = 48;    // of rows: their operand stays near, too
-constexpr int64_t kUnpackedRows = 48;  // from so many on, w4 is unpacked once for all tiles
-constexpr int64_t kItemsAThread = 8;   // enough that no thread waits long for the last
+constexpr int64_t kBlockTiles = 48;   // of rows: their operand stays near, too
+constexpr int64_t kItemsAThread = 8;  // enough that no thread waits long for the last
 
 const char* kind_of(Finish finish) {
   switch (finish) {
@@ -52,7 +51,7 @@ int64_t Product::unpacked_bytes(Format format, int64_t depth) {
 }
 
 bool Product::is_unpacked() const {
-  return weights_.format == Format::kW4 && tiles_.rows >= kUnpackedRows;
+  return weights_.format == Format::kW4 && tiles_.rows >= unpacked_.from_rows;
 }
 
 void Product::plan(const Step&, int64_t num_rows, std::vector<Stage>& stages) {

@@ -35,6 +35,7 @@ struct ProductFinish {
 struct Unpacked {
   uint8_t* data = nullptr;
   int64_t stride = 0;
+  int64_t from_rows = 48;  // from so many on, w4 is unpacked once for all tiles
 };
 
 class Product final : public Call {

@@ -117,6 +117,9 @@ class Forward:
     Calls before `begin_heads` compute all tokens of a step, those after it the rows whose logits
     are wanted, `max_heads` of them at a time. Arrays are kept alive. Operations are those of
     `octavo.program.ir`; formats are "f32", "bf16", "w8" and "w4".
+
+    Several threads may run steps, one after the other. `score` and `logits` are of the step that
+    ran last, whoever ran it: between `run` and `score` of one batch no other thread may run.
     """
 
     def __init__(

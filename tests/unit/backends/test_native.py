@@ -207,6 +207,8 @@ def test_a_step_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         ("token_ids", [1, -1, 2], "token_ids: not in the vocabulary"),
         ("token_ids", [1, 10**6, 2], "token_ids: not in the vocabulary"),
         ("positions", [0, 1, 10**6], "positions: beyond the longest sequence"),
+        ("positions", [0, 1, 20], "tables: too narrow for a position"),
+        ("positions", [20, 0, 1], "positions: not ascending"),  # the last one has its page
         ("row_starts", [0, 100, 3], "row_starts: not ascending"),
         ("row_starts", [0, 2], "do not fit each other"),
         ("page_tables", [[10**6]], "tables: a page that there is not"),

@@ -178,6 +178,35 @@ def test_rows_that_are_not_there_are_not_drawn_from(folder: Path, rows: list[int
     assert run.executable.page(0, 1).tobytes() == before  # nothing was computed
 
 
+@pytest.mark.parametrize("row", [2 * NUM_SEQS, -1])
+def test_rows_that_are_not_there_are_not_scored(folder: Path, row: int) -> None:
+    run = load(folder)
+    batch = large_batch(run)
+    expected = run.executable.run(batch)
+    rows = batch.score_rows
+    batch.score_rows = np.where(np.arange(NUM_SEQS) == 1, row, rows).astype(np.int32)
+    with pytest.raises(ValueError, match="head_rows: not a row of the step"):
+        run.executable.run(batch)
+    batch.score_rows = rows  # whoever comes next has the turn
+    assert_same(run.executable.run(batch), expected)
+
+
+def test_a_row_past_its_own_table_is_refused(folder: Path) -> None:
+    """Its page would be the next sequence's."""
+    run = load(folder)
+    sequences = run.sequences()
+    batch = sequences.batch([(sequences.add(), [1, 2]), (sequences.add(), [4, 5])])
+    batch.sample_rows = np.array([1, 3], np.int32)
+    batch.sampling = no_sampling(2, VOCAB)
+    assert batch.page_tables[0].shape == (2, 1)
+    batch.positions = np.array([20, 0, 0, 1], np.int32)
+    other = int(batch.page_tables[0][1, 0])
+    before = run.executable.page(0, other).tobytes()
+    with pytest.raises(ValueError, match="positions: not ascending"):
+        run.executable.run(batch)
+    assert run.executable.page(0, other).tobytes() == before
+
+
 def test_a_sampler_for_something_else_is_refused(folder: Path) -> None:
     run = load(folder)
     executable: Any = run.executable
