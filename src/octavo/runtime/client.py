@@ -56,14 +56,14 @@ class EngineClient(Protocol):
 class InProcessClient:
     """An engine in this process and thread; ``events`` makes it step.
 
-    Messages pass as bytes, as they would between processes. Ctrl-C waits for the end of a step, so
-    that the engine is as usable afterwards as before. Every method raises Misuse after ``close``,
-    in another process, and while another thread is in one.
+    Messages pass as bytes, as they would between processes. Ctrl-C waits for the end of a step, and
+    of every other call, so that the engine is as usable afterwards as before. Every method raises
+    Misuse after ``close``, in another process, and while another thread is in one.
     """
 
     def __init__(self, engine: Engine, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self.interrupts = Interrupts()
-        """Held back in every step; by whoever makes many, over all of them."""
+        """Held back in every call; by whoever makes many, over all of them."""
         self._port = EnginePort(engine)
         self._sleep = sleep
         self._events: list[Event] = []
@@ -72,25 +72,26 @@ class InProcessClient:
         self._turn = _Turn()
 
     def submit(self, request: Request) -> None:
-        with self._turn:
+        with self.interrupts.held(), self._turn:
             self._port.receive(encode(Submit(request)))
 
     def abort(self, request_id: str, choice: int | None = None) -> None:
-        with self._turn:
+        with self.interrupts.held(), self._turn:
             self._port.receive(encode(Abort(request_id, choice)))
 
     def poll(self) -> list[Event]:
-        with self._turn:
+        with self.interrupts.held(), self._turn:
             return self._take()
 
     def events(self) -> list[Event]:
         while True:
-            with self._turn:
+            with self.interrupts.held(), self._turn:
                 events = self._take()
                 if events or not self._port.has_work:
                     return events
-                wait_s = self._step()
-                events = self._take()
+                wait_s = self._port.step()
+                if not self.interrupts.have_come:  # what it raises would lose what was taken
+                    events = self._take()
             if events:
                 return events
             if wait_s:
@@ -99,23 +100,17 @@ class InProcessClient:
 
     def stats(self) -> EngineStats:
         number = next(self._numbers)
-        with self._turn:
+        with self.interrupts.held(), self._turn:
             self._port.receive(encode(AskStats(number)))
             self._read()
-        return self._replies.pop(number)
+            return self._replies.pop(number)
 
     def close(self) -> None:
         """Closing again does nothing."""
         if not self._turn.closed:
-            with self._turn:
+            with self.interrupts.held(), self._turn:
                 self._port.close()
                 self._turn.closed = True
-
-    def _step(self) -> float | None:
-        if self.interrupts.are_held:
-            return self._port.step()
-        with self.interrupts.held():
-            return self._port.step()
 
     def _take(self) -> list[Event]:
         """What is known and was not told yet."""
@@ -133,7 +128,11 @@ class InProcessClient:
 
 
 class _Turn:
-    """Lets one thread in at a time, of the process in which it was made, until it is closed."""
+    """Lets one thread in at a time, of the process in which it was made, until it is closed.
+
+    Taken only where interrupts are held: one that is raised at the entry or the exit would leave
+    it locked for ever.
+    """
 
     def __init__(self) -> None:
         self.closed = False

@@ -145,8 +145,9 @@ class LLM:
             encoded = self.text.encode(cast("Prompt", prompt))
         assembler = self._assembler(encoded, _as_params(params), priority, tenant)
         reader = StreamReader(assembler)
-        self._open(assembler, reader)
-        return AnswerStream(reader, pump=self._pump, routes=self._routes)
+        with self._client.interrupts.held():  # until there is something that can be let go of
+            self._open(assembler, reader)
+            return AnswerStream(reader, pump=self._pump, routes=self._routes)
 
     def beam_search(
         self,
@@ -194,29 +195,33 @@ class LLM:
             priority=priority,
             tenant=tenant,
         )
-        try:
-            for index, prompt in enumerate(encoded):
-                with _about_prompt(index):
-                    run.start(prompt)
-                    self._routes.dispatch(self._client.poll())
-                    if run.refusal is not None:
-                        raise run.refusal
-            with self._client.interrupts.held():
+        interrupts = self._client.interrupts
+        with interrupts.held():  # to the end: what was begun is closed, whatever comes
+            try:
+                for index, prompt in enumerate(encoded):
+                    with _about_prompt(index):
+                        run.start(prompt)
+                        self._routes.dispatch(self._client.poll())
+                        if run.refusal is not None:
+                            raise run.refusal
+                    interrupts.deliver()
                 while not run.finished:
                     self._step()
-        finally:
-            run.close()
+            finally:
+                run.close()
         return run.outputs(self.text.tokenizer)
 
     def stats(self) -> EngineStats:
         """Counters of the engine: steps, hits, preemptions, seconds by part."""
-        self._routes.dispatch(())  # what was abandoned does not count
-        return self._client.stats()
+        with self._client.interrupts.held():
+            self._routes.dispatch(())  # what was abandoned does not count
+            return self._client.stats()
 
     def close(self) -> None:
         """Stop; what is not finished fails. Nothing can be asked afterwards."""
-        self._client.close()
-        self._routes.fail_all(EngineDead("the model was closed", hint="make a new one"))
+        with self._client.interrupts.held():
+            self._client.close()
+            self._routes.fail_all(EngineDead("the model was closed", hint="make a new one"))
 
     def __enter__(self) -> LLM:
         return self
@@ -261,18 +266,20 @@ class LLM:
         work = Work()
         collectors: list[Collector] = []
         show = sys.stderr.isatty() if progress is None else progress
-        try:
-            with progress_bar(work, len(prompts), show=show) as advance:
-                for index, (prompt, one) in enumerate(zip(prompts, params_of, strict=True)):
-                    with _about_prompt(index):
-                        collectors.append(self._collect(prompt, one, priority, tenant, work))
-                with self._client.interrupts.held():
+        interrupts = self._client.interrupts
+        with interrupts.held():  # to the end: what was begun is closed, whatever comes
+            try:
+                with progress_bar(work, len(prompts), show=show) as advance:
+                    for index, (prompt, one) in enumerate(zip(prompts, params_of, strict=True)):
+                        with _about_prompt(index):
+                            collectors.append(self._collect(prompt, one, priority, tenant, work))
+                        interrupts.deliver()
                     while work.num_finished < len(collectors):
                         self._step()
                         advance()
-        finally:
-            for collector in collectors:
-                self._routes.close(collector.assembler.request.request_id)
+            finally:
+                for collector in collectors:
+                    self._routes.close(collector.assembler.request.request_id)
         return [collector.assembler.output() for collector in collectors]
 
     def _collect(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -15,7 +17,7 @@ from octavo.core.events import Event, Finished
 from octavo.core.request import Request
 from octavo.engine.load import load_engine
 from octavo.runtime.client import InProcessClient
-from octavo.runtime.interrupts import Interrupts
+from octavo.runtime.interrupts import Handler, Interrupts
 from tests.tiny import write_tiny_model
 
 
@@ -90,6 +92,106 @@ def test_the_callers_own_handler_deals_with_it() -> None:
         assert dealt_with == [signal.SIGINT]
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("delivered", [True, False])
+@pytest.mark.parametrize("raises", [True, False])
+def test_a_handler_may_put_another_one_in_its_place(delivered: bool, raises: bool) -> None:
+    """As those do that say: press again to quit."""
+    interrupts, dealt_with = Interrupts(), []
+
+    def second(number: int, frame: FrameType | None) -> None:
+        dealt_with.append("second")
+
+    def first(number: int, frame: FrameType | None) -> None:
+        dealt_with.append("first")
+        signal.signal(signal.SIGINT, second)
+        if raises:
+            raise KeyboardInterrupt
+
+    def work() -> None:
+        with interrupts.held():
+            ctrl_c()
+            if delivered:
+                interrupts.deliver()
+            ctrl_c()
+            if delivered:
+                assert dealt_with == ["first"]
+                assert interrupts.are_held
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        with pytest.raises(KeyboardInterrupt) if raises else nullcontext():
+            work()
+        assert signal.getsignal(signal.SIGINT) is second
+        ctrl_c()
+        if delivered and not raises:
+            assert dealt_with == ["first", "second", "second"]
+        else:
+            assert dealt_with == ["first", "second"]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_handler_may_decide_that_it_is_ignored_from_now_on() -> None:
+    interrupts = Interrupts()
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        with interrupts.held():
+            ctrl_c()
+            interrupts.deliver()
+            assert not interrupts.are_held
+            ctrl_c()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_it_is_still_held_after_it_was_delivered() -> None:
+    """What the block does to end its work is not disturbed either."""
+    interrupts, reached = Interrupts(), []
+
+    def work() -> None:
+        with interrupts.held():
+            try:
+                ctrl_c()
+                interrupts.deliver()
+            finally:
+                ctrl_c()
+                reached.append("the end of the block")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert reached
+
+
+def test_nothing_is_left_over_of_two_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one comes when the handler was given back, and the first not yet dealt with."""
+    interrupts = Interrupts()
+    exchange = signal.signal
+
+    def exchange_and_press(number: int, handler: Handler) -> None:
+        exchange(number, handler)
+        if handler is signal.default_int_handler:
+            ctrl_c()
+
+    def work() -> None:
+        with interrupts.held():
+            ctrl_c()
+            monkeypatch.setattr(signal, "signal", exchange_and_press)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    monkeypatch.undo()
+    try:
+        with interrupts.held():
+            interrupts.deliver()
+    except KeyboardInterrupt:
+        pytest.fail("raised, and nothing was pressed")
 
 
 def test_who_ignores_it_ignores_it() -> None:
@@ -200,9 +302,10 @@ def test_a_batch_of_answers_exchanges_the_handler_once(
     with LLM(write_tiny_model(tmp_path)) as llm:
         monkeypatch.setattr(signal, "signal", counted)
         llm.generate([[5, 6], [7]], params, progress=False)
-        assert llm.stats().steps >= 30
         assert len(exchanged) == 2
+        assert llm.stats().steps >= 30
+        stream = llm.stream([5, 6], params)
         exchanged.clear()
-        deltas = list(llm.stream([5, 6], params))
+        deltas = list(stream)
         assert len(exchanged) == 2 * len(deltas)
         monkeypatch.undo()
