@@ -241,10 +241,12 @@ class Teller:
         return MadeStory(text, self._topic(plot, cast, named))
 
     def _topic(self, plot: Plot, cast: Mapping[str, Member], named: Mapping[str, Any]) -> str:
-        """As the plot says it, or just who or what is in it: the first of its cast, and perhaps
-        another one."""
+        """As the plot says it, or just who or what is in it: the first of its cast, a thing, a
+        place, or the first and another one."""
         first, *others = cast.values()
-        short = [_nameless(first)] * 4
+        short = [_nameless(first)] * 3
+        short += [_nameless(member) for member in others if isinstance(member, Thing)] * 2
+        short += [_nameless(member) for member in others if isinstance(member, Place)]
         short += [f"{_nameless(first)} and {_nameless(member)}" for member in others] * 2
         if isinstance(first, Being):
             short += [f"{_nameless(first)} named {first}", f"{first} the {first.kind}"]

@@ -37,7 +37,7 @@ DECAY_FROM = 0.4
 """The share after which the rate falls to nothing, and more stories are made ones."""
 RATE = 3e-3
 WEIGHT_DECAY = 0.1
-DROPOUT = 0.1
+DROPOUT = 0.05
 LOG_EVERY = 20
 EVALUATE_EVERY = 100
 
