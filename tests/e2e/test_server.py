@@ -225,6 +225,10 @@ def test_prompts_and_keys_are_not_logged(server: ServerProcess, client: openai.O
     assert not any(secret in line for line in server.errors)
 
 
+SLOWLY = ("--backend", "reference", "--num-threads", 1, "--no-access-log")
+"""So that an answer of hundreds of tokens is under way when a signal comes."""
+
+
 def stream_slowly(url: str, events: list[str]) -> threading.Thread:
     def take(chunk: Completion) -> None:
         events.append(chunk.choices[0].finish_reason or "")
@@ -250,7 +254,7 @@ def stream_slowly(url: str, events: list[str]) -> threading.Thread:
 
 
 def test_sigterm_finishes_streams(folders: list[Path]) -> None:
-    with server_process(folders[0], "--no-access-log") as server:
+    with server_process(folders[0], *SLOWLY) as server:
         events: list[str] = []
         thread = stream_slowly(server.url, events)
         poll(lambda: len(events) > 20)
@@ -262,7 +266,7 @@ def test_sigterm_finishes_streams(folders: list[Path]) -> None:
 
 
 def test_a_second_sigterm_cuts_off(folders: list[Path]) -> None:
-    with server_process(folders[0], "--no-access-log") as server:
+    with server_process(folders[0], *SLOWLY) as server:
         events: list[str] = []
         thread = stream_slowly(server.url, events)
         poll(lambda: len(events) > 20)
@@ -285,7 +289,7 @@ def is_listening(port: int) -> bool:
 
 
 def test_the_time_to_drain_is_bounded(folders: list[Path]) -> None:
-    with server_process(folders[0], "--drain-timeout-s", "0.05") as server:
+    with server_process(folders[0], *SLOWLY, "--drain-timeout-s", "0.05") as server:
         events: list[str] = []
         thread = stream_slowly(server.url, events)
         poll(lambda: len(events) > 20)

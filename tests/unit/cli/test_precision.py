@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from octavo.cli.loading import SYSTEM_IS_DROPPED
 from octavo.cli.precision import precision_note
 from octavo.core.config import EngineConfig
 from octavo.models.builtin import builtin_folder
@@ -112,6 +113,7 @@ def test_a_server_says_it_for_each_model_unless_it_speaks_json(
     assert ended.err.splitlines() == [
         f"a: {NOTE}",
         "b: weights w8 (from bf16); --weights bf16 keeps the checkpoint's precision",
+        f"b: {SYSTEM_IS_DROPPED}",
     ]
-    assert octavo(*words, "--weights", "f32").err == ""
+    assert octavo(*words, "--weights", "f32").err == f"b: {SYSTEM_IS_DROPPED}\n"
     assert octavo(*words, "--json").err == ""
