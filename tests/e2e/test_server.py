@@ -225,7 +225,7 @@ def test_prompts_and_keys_are_not_logged(server: ServerProcess, client: openai.O
     assert not any(secret in line for line in server.errors)
 
 
-SLOWLY = ("--backend", "reference", "--num-threads", 1, "--no-access-log")
+SLOWLY = ("--backend", "reference", "--num-threads", "1", "--no-access-log")
 """So that an answer of hundreds of tokens is under way when a signal comes."""
 
 
