@@ -76,8 +76,12 @@ class Routes:
 
     def close(self, request_id: str) -> None:
         """Nobody waits for this request any more; one that is not open is ignored."""
-        if self._routes.pop(request_id, None) is not None:
-            self._abort(request_id, None)
+        if request_id not in self._routes:
+            return
+        try:
+            self._abort(request_id, None)  # first: an interrupt must not leave it running, unread
+        finally:
+            self._routes.pop(request_id, None)
 
     def abandon(self, request_id: str) -> None:
         """``close``, some time before the next event is waited for; safe in a finaliser."""
