@@ -31,6 +31,11 @@ PRONOUNS = {
 }
 
 
+def phrase(*words: str) -> str:
+    """The words that there are, one after the other."""
+    return " ".join(filter(None, words))
+
+
 @dataclass(frozen=True, slots=True)
 class Being:
     """Somebody in a story: ``{hero}`` is the name, ``{hero.kind}`` what they are."""
@@ -46,7 +51,7 @@ class Being:
     @property
     def a(self) -> str:
         """With an article, and perhaps an adjective: "a little dog"."""
-        return f"a {self.look} {self.kind}" if self.look else f"a {self.kind}"
+        return phrase("a", self.look, self.kind)
 
     @property
     def the(self) -> str:
@@ -65,11 +70,11 @@ class Thing:
 
     @property
     def a(self) -> str:
-        return f"a {self.look} {self.noun}" if self.look else f"a {self.noun}"
+        return phrase("a", self.look, self.noun)
 
     @property
     def the(self) -> str:
-        return f"the {self.look} {self.noun}" if self.look else f"the {self.noun}"
+        return phrase("the", self.look, self.noun)
 
     def __str__(self) -> str:
         return self.noun
