@@ -36,8 +36,8 @@ class Shares:
     """Of everything that is told or said, so much is no story."""
 
 
-FIRST_SHARES = Shares(made=0.55, chat=0.05, made_chat=0.7, talk=0.05)
-LAST_SHARES = Shares(made=0.75, chat=0.0, made_chat=0.7, talk=0.07)
+FIRST_SHARES = Shares(made=0.6, chat=0.05, made_chat=0.7, talk=0.05)
+LAST_SHARES = Shares(made=0.8, chat=0.0, made_chat=0.7, talk=0.07)
 """While the rate falls: what is learned last stays best, and made stories hang together."""
 
 

@@ -1,5 +1,7 @@
 """A Llama in PyTorch, as small as it can be said, under the names that it is saved by."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ CONFIG = {
 }
 HIDDEN, FF, LAYERS = CONFIG["hidden_size"], CONFIG["intermediate_size"], CONFIG["num_hidden_layers"]
 HEADS, KV_HEADS, HEAD_DIM = CONFIG["num_attention_heads"], CONFIG["num_key_value_heads"], 64
+BLOCK = 128
+"""So many queries attend at once."""
 
 
 class Attention(nn.Module):
@@ -45,8 +49,25 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(batch, tokens, KV_HEADS, HEAD_DIM).transpose(1, 2)
         q, k = rotated(q, cos, sin), rotated(k, cos, sin)
         k, v = (y.repeat_interleave(HEADS // KV_HEADS, dim=1) for y in (k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        mixed = causal_attention(q, k, v)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, HEADS * HEAD_DIM))
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """All [batch, HEADS, tokens, HEAD_DIM]; blocks of queries see no later block's keys.
+
+    Compiled, a training step takes about two thirds of what it takes with PyTorch's fused
+    attention, whose backward pass is slow on CPUs.
+    """
+    mixed = []
+    for start in range(0, q.shape[2], BLOCK):
+        queries = q[:, :, start : start + BLOCK]
+        end = start + queries.shape[2]
+        scores = (queries @ k[:, :, :end].transpose(-1, -2)).float() / HEAD_DIM**0.5
+        seen = torch.ones(end - start, end, dtype=torch.bool, device=q.device).tril(start)
+        shares = scores.masked_fill(~seen, -math.inf).softmax(-1)
+        mixed.append(shares.to(v.dtype) @ v[:, :, :end])
+    return torch.cat(mixed, dim=2)
 
 
 class FeedForward(nn.Module):
@@ -61,17 +82,16 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, dropout: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.input_layernorm = nn.RMSNorm(HIDDEN, eps=CONFIG["rms_norm_eps"])
         self.self_attn = Attention()
         self.post_attention_layernorm = nn.RMSNorm(HIDDEN, eps=CONFIG["rms_norm_eps"])
         self.mlp = FeedForward()
-        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), cos, sin))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class Stories(nn.Module):
@@ -80,7 +100,7 @@ class Stories(nn.Module):
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(CONFIG["vocab_size"], HIDDEN)
-        self.layers = nn.ModuleList(Layer(dropout) for _ in range(LAYERS))
+        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
         self.norm = nn.RMSNorm(HIDDEN, eps=CONFIG["rms_norm_eps"])
         self.dropout = nn.Dropout(dropout)
         for name, weight in self.named_parameters():
