@@ -12,6 +12,8 @@ from tests.tiny import write_tiny_model
 
 END = "<|end|>"
 VOCAB = 257
+ENDLESS = 60_000
+"""Tokens of an answer that is not at its end whenever a test looks, however quick the engine."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}<|end|>\n"
     "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
@@ -37,3 +39,8 @@ def write_small_model(folder: Path, family: str = "llama", **options: object) ->
     config = {"eos_token": END, "chat_template": CHAT_TEMPLATE}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     return folder
+
+
+def write_endless_model(folder: Path) -> Path:
+    """A small model with room for ``ENDLESS`` tokens: only an abort ends such an answer soon."""
+    return write_small_model(folder, max_position_embeddings=2**16)

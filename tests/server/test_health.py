@@ -18,6 +18,7 @@ from octavo.server.record import OUTCOMES, RequestRecord
 from octavo.server.settings import ServerSettings
 from tests.fakes import FakeClock
 from tests.server.serving import CHAT, COMPLETIONS, HELLO, MODEL, Connection, Serving, serving
+from tests.small_model import ENDLESS
 
 pytestmark = pytest.mark.anyio
 
@@ -121,9 +122,9 @@ async def test_each_server_has_its_own_numbers(folder: Path) -> None:
         assert ((await one.metrics())[name], (await other.metrics())[name]) == (4, 0)
 
 
-async def test_held_pages_show_while_a_stream_runs(folder: Path) -> None:
-    async with serving(folder) as server:
-        body = {"model": MODEL, "messages": HELLO, "max_tokens": 400, "ignore_eos": True}
+async def test_held_pages_show_while_a_stream_runs(endless_folder: Path) -> None:
+    async with serving(endless_folder) as server:
+        body = {"model": MODEL, "messages": HELLO, "max_tokens": ENDLESS, "ignore_eos": True}
         one = Connection(CHAT, json.dumps({**body, "stream": True}).encode())
         running = asyncio.create_task(one.run(server.app))
         async with asyncio.timeout(20):
