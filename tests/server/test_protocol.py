@@ -21,7 +21,10 @@ from octavo.server.settings import ServerSettings
 from tests.server.serving import MODEL
 
 pytestmark = pytest.mark.anyio
-QUICK = ServerSettings(head_timeout_s=0.2, body_timeout_s=0.2, write_timeout_s=0.3)
+# Each hurries only what its test is about: a machine that stands still must not end the rest.
+HURRIED_HEADS = ServerSettings(head_timeout_s=0.2)
+HURRIED_BODIES = ServerSettings(body_timeout_s=0.2)
+HURRIED_READERS = ServerSettings(write_timeout_s=0.3)
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
 
 
@@ -47,10 +50,19 @@ async def client(folder: Path) -> AsyncIterator[AsyncClient]:
         yield client
 
 
-async def exchange(port: int, *parts: bytes) -> bytes:
+async def connect(
+    port: int, said: bytes = b""
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection on which something is said before the server sees it, and times it."""
+    raw = socket.create_connection(("127.0.0.1", port))
+    raw.sendall(said)
+    return await asyncio.open_connection(sock=raw)
+
+
+async def exchange(port: int, said: bytes = b"", *parts: bytes) -> bytes:
     """What is answered until the connection ends, which must be soon."""
     async with asyncio.timeout(20):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await connect(port, said)
         for part in parts:
             writer.write(part)
         answer = await reader.read()
@@ -59,21 +71,21 @@ async def exchange(port: int, *parts: bytes) -> bytes:
 
 
 async def test_slow_heads_and_bodies(client: AsyncClient) -> None:
-    async with listening(client, QUICK) as port:
+    async with listening(client, HURRIED_HEADS) as port:
         assert await exchange(port) == b""  # nothing was asked, nothing is said
         slow_head = await exchange(port, b"GET /livez HTTP/1.1\r\nHost: loc")
         assert slow_head.startswith(b"HTTP/1.1 408 ")
         assert b"head_timeout" in slow_head
+    async with listening(client, HURRIED_BODIES) as port:
         slow_body = await exchange(port, HEAD + b"Content-Length: 10\r\n\r\n{")
         assert slow_body.startswith(b"HTTP/1.1 408 ")
         assert b"body_timeout" in slow_body
 
 
 async def test_a_second_slow_head_on_one_connection(client: AsyncClient) -> None:
-    async with listening(client, QUICK) as port:
+    async with listening(client, HURRIED_HEADS) as port:
         one = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(one)
+        reader, writer = await connect(port, one)
         async with asyncio.timeout(20):
             assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
             writer.write(one[:20])
@@ -85,7 +97,7 @@ async def test_a_client_that_does_not_read_is_cut_off(client: AsyncClient) -> No
     body = {"model": MODEL, "prompt": "a", "max_tokens": 500, "n": 8, "stream": True}
     body |= {"ignore_eos": True, "logprobs": 20}
     data = json.dumps(body).encode()
-    async with listening(client, QUICK) as port:
+    async with listening(client, HURRIED_READERS) as port:
         raw = socket.socket()
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.connect(("127.0.0.1", port))
@@ -103,7 +115,7 @@ async def test_a_chunked_body(client: AsyncClient) -> None:
     data = json.dumps({"model": MODEL, "prompt": "a", "max_tokens": 2}).encode()
     head = HEAD + b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
     chunks = [b"%x\r\n%s\r\n" % (len(part), part) for part in (data[:7], data[7:])]
-    async with listening(client, QUICK) as port:
+    async with listening(client, ServerSettings()) as port:
         assert b" 200 OK" in await exchange(port, head, *chunks, b"0\r\n\r\n")
 
 
@@ -134,7 +146,7 @@ async def test_trailers_are_no_headers(client: AsyncClient) -> None:
 
 async def test_an_unwanted_body_is_not_read_for_ever(client: AsyncClient) -> None:
     get = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-    async with listening(client, QUICK) as port, asyncio.timeout(20):
+    async with listening(client, HURRIED_BODIES) as port, asyncio.timeout(20):
         assert b" 200 OK" in await exchange(port, get % 100)  # by time
     settings = ServerSettings(max_body_bytes=1000)
     async with listening(client, settings) as port, asyncio.timeout(20):
@@ -161,7 +173,7 @@ async def test_an_unwanted_body_that_ends_leaves_the_connection(client: AsyncCli
 
 
 async def test_what_is_not_http_is_told_so_in_json(client: AsyncClient) -> None:
-    async with listening(client, QUICK) as port:
+    async with listening(client, ServerSettings()) as port:
         head, _, body = (await exchange(port, b"HELLO\r\n\r\n")).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert json.loads(body)["error"]["code"] == "invalid_http"
