@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-START_TIMEOUT_S = 50.0
+START_TIMEOUT_S = 120.0
 
 
 @dataclass
@@ -37,7 +37,7 @@ class ServerProcess:
         return int(self.root.rpartition(":")[2])
 
     def metrics(self) -> dict[str, float]:
-        with urllib.request.urlopen(f"{self.root}/metrics", timeout=20) as answer:
+        with urllib.request.urlopen(f"{self.root}/metrics", timeout=60) as answer:
             lines = answer.read().decode().splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
@@ -48,10 +48,10 @@ class ServerProcess:
     def stop(self) -> int:
         """SIGTERM; the exit status."""
         self.process.terminate()
-        return self.process.wait(timeout=30)
+        return self.process.wait(timeout=60)
 
 
-def poll(condition: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
+def poll(condition: Callable[[], bool], *, timeout_s: float = 60.0) -> None:
     """Until something is so; a failure if it never is."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.small_model import write_small_model
+from tests.small_model import ENDLESS, write_endless_model
 
-TIMEOUT_S = 50
+TIMEOUT_S = 120
 NUM_GOOD = 60
 
 
@@ -24,12 +24,16 @@ NUM_GOOD = 60
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("batch-model") / "small"
     folder.mkdir()
-    return write_small_model(folder)
+    return write_endless_model(folder)
 
 
 @pytest.fixture(scope="module")
 def requests(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Requests of both kinds, bad lines among them."""
+    """Requests of both kinds, bad lines among them.
+
+    The last one takes so long that a process which works on all of them has not ended by itself
+    when somebody comes to end it.
+    """
     lines = []
     for number in range(NUM_GOOD):
         body: dict[str, Any] = {"max_tokens": 5 + number % 40, "seed": number, "model": "small"}
@@ -46,12 +50,16 @@ def requests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines.append(
         json.dumps({"custom_id": "cold", "url": "/v1/completions", "body": {"temperature": -1}})
     )
+    endless = {"prompt": "on and on", "max_tokens": ENDLESS, "ignore_eos": True, "model": "small"}
+    lines.append(json.dumps({"custom_id": "endless", "url": "/v1/completions", "body": endless}))
     path = tmp_path_factory.mktemp("batch-input") / "in.jsonl"
     path.write_text("\n".join(lines))
     return path
 
 
 NUM_LINES = NUM_GOOD + 3
+"""Without the endless one."""
+ALL_BUT_THE_ENDLESS = ("--limit", str(NUM_LINES))
 
 
 def command(model: Path, requests: Path, output: Path, *flags: str) -> list[str]:
@@ -78,10 +86,11 @@ def answers_of(output: Path) -> dict[str, dict[str, Any]]:
 
 
 def start_and_wait_for(words: list[str], output: Path, size: int) -> subprocess.Popen[str]:
-    """A process whose output has reached a size, or that has ended."""
+    """A process at work whose output has reached a size."""
     process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     deadline_s = time.monotonic() + TIMEOUT_S
-    while process.poll() is None and (not output.exists() or output.stat().st_size < size):
+    while not output.exists() or output.stat().st_size < size:
+        assert process.poll() is None
         assert time.monotonic() < deadline_s
         time.sleep(0.001)
     return process
@@ -92,7 +101,7 @@ def test_killed_at_random_points_each_line_is_answered_once(
     model: Path, requests: Path, tmp_path: Path
 ) -> None:
     whole = tmp_path / "whole.jsonl"
-    done = finish(command(model, requests, whole, "--json"))
+    done = finish(command(model, requests, whole, "--json", *ALL_BUT_THE_ENDLESS))
     assert (done.returncode, done.stderr) == (0, "")
     summary = json.loads(done.stdout)
     assert (summary["lines"], summary["succeeded"], summary["failed"]) == (NUM_LINES, NUM_GOOD, 3)
@@ -103,18 +112,17 @@ def test_killed_at_random_points_each_line_is_answered_once(
     words = command(model, requests, output)
     total = whole.stat().st_size
     draw = random.Random(17)
-    kills = 0
     for size in sorted(draw.randrange(0, total * 9 // 10) for _ in range(7)):
         process = start_and_wait_for(words, output, size)
         process.kill()
         process.communicate()
-        kills += process.returncode == -signal.SIGKILL
+        assert process.returncode == -signal.SIGKILL
         if output.exists():  # a line that was being written, as a power cut may leave it
             torn = draw.randrange(0, 40)
             data = output.read_bytes()
             output.write_bytes(data[: len(data) - torn] if data.endswith(b"\n") else data)
-    assert kills >= 4
-    done = finish([*words, "--json"])
+    words = command(model, requests, output, "--json", *ALL_BUT_THE_ENDLESS)
+    done = finish(words)
     assert done.returncode == 0
     summary = json.loads(done.stdout)
     assert summary["answered_before"] > 0
@@ -122,7 +130,7 @@ def test_killed_at_random_points_each_line_is_answered_once(
     assert answers_of(output) == expected
 
     before = output.read_bytes()
-    done = finish([*words, "--json"])  # nothing is left to do
+    done = finish(words)  # nothing is left to do
     assert json.loads(done.stdout)["answered_before"] == NUM_LINES
     assert output.read_bytes() == before
 
@@ -136,13 +144,13 @@ def test_ctrl_c_keeps_what_is_done(model: Path, requests: Path, tmp_path: Path) 
     stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130
     assert stdout == ""
-    assert f"of {NUM_LINES} lines are answered" in stderr
+    assert f"of {NUM_LINES + 1} lines are answered" in stderr
     assert "the same command goes on from here" in stderr
     assert "Traceback" not in stderr
     data = output.read_bytes()
     assert data.endswith(b"\n")
-    assert 0 < data.count(b"\n") < NUM_LINES
-    assert finish(words).returncode == 0
+    assert 0 < data.count(b"\n") <= NUM_LINES
+    assert finish([*words, *ALL_BUT_THE_ENDLESS]).returncode == 0
     answers = map(json.loads, output.read_bytes().splitlines())
     numbers = [int(answer["id"].split("_")[2]) for answer in answers]
     assert numbers == sorted(numbers)

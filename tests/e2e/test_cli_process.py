@@ -18,7 +18,9 @@ from tests.small_model import write_small_model
 from tests.unit.models.hub_server import Hub, Repository
 
 OCTAVO = [sys.executable, "-m", "octavo"]
-TIMEOUT_S = 50
+TIMEOUT_S = 120
+MORE_THAN_A_PIPE_HOLDS = 100_000
+"""Tokens of an answer that no process can end before somebody reads it."""
 GATE = 10.0
 """A start may take so many times what is promised: others use the machine too."""
 
@@ -26,7 +28,7 @@ GATE = 10.0
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("process-model")
-    return write_small_model(folder, max_position_embeddings=16384)
+    return write_small_model(folder, max_position_embeddings=MORE_THAN_A_PIPE_HOLDS + 10)
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
@@ -69,7 +71,7 @@ def test_input_that_is_no_text_is_refused(model: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_reader_that_goes_away_ends_it_quietly(model: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
-        [*OCTAVO, "run", str(model), "--ignore-eos", "--max-tokens", "16000"],
+        [*OCTAVO, "run", str(model), "--ignore-eos", "--max-tokens", str(MORE_THAN_A_PIPE_HOLDS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -134,8 +136,9 @@ def test_a_closed_stream_is_an_empty_one(
 
 @pytest.mark.slow
 def test_ctrl_c_ends_a_completion(model: Path, tmp_path: Path) -> None:
+    longest = ("--max-tokens", str(MORE_THAN_A_PIPE_HOLDS))
     process = subprocess.Popen(
-        [*OCTAVO, "generate", str(model), "go", "--stream", "--ignore-eos", "--max-tokens=16000"],
+        [*OCTAVO, "generate", str(model), "go", "--stream", "--ignore-eos", *longest],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -18,7 +18,7 @@ from tests.small_model import write_small_model
 
 pytestmark = pytest.mark.slow  # each starts a process of its own
 PROMPT = ">>> "
-TIMEOUT_S = 50
+TIMEOUT_S = 120
 FIRST_TOKEN_S = 1.5
 GATE = 10.0
 """A start may take so many times what is promised: others use the machine too."""

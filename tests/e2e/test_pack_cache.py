@@ -14,7 +14,7 @@ import pytest
 
 from tests.small_model import write_small_model
 
-TIMEOUT_S = 50
+TIMEOUT_S = 120
 SETTLED_S = 2.1
 """A checkpoint that was written later is not trusted yet."""
 LARGE = {
