@@ -18,11 +18,11 @@ from octavo.engine.load import load_engine
 from octavo.runtime.async_client import AsyncClient
 from octavo.runtime.codec import Submit, encode
 from octavo.runtime.model_text import EncodedPrompt, ModelText
-from tests.small_model import write_small_model
+from tests.small_model import ENDLESS, write_endless_model, write_small_model
 
 pytestmark = pytest.mark.anyio
 PARAMS = SamplingParams(max_tokens=20, seed=4, n=2, logprobs=1)
-LONG = SamplingParams(max_tokens=400, ignore_eos=True)
+LONG = SamplingParams(max_tokens=ENDLESS, ignore_eos=True)
 
 
 @pytest.fixture
@@ -33,6 +33,12 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_model(tmp_path_factory.mktemp("async"))
+
+
+@pytest.fixture(scope="module")
+def endless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For answers that must be under way."""
+    return write_endless_model(tmp_path_factory.mktemp("async-endless"))
 
 
 async def test_the_answer_is_that_of_llm(folder: Path) -> None:
@@ -49,9 +55,18 @@ async def test_the_answer_is_that_of_llm(folder: Path) -> None:
 
 
 async def test_many_at_once(folder: Path) -> None:
-    async with await AsyncClient.load(folder) as client:
+    loaded = load_engine(folder, EngineConfig())
+    all_are_there, run = threading.Event(), loaded.executable.run
+
+    def wait_and_run(batch: Any) -> Any:
+        assert all_are_there.wait(20)
+        return run(batch)
+
+    loaded.executable.run = wait_and_run  # type: ignore[method-assign]
+    async with AsyncClient(loaded, ModelText(folder)) as client:
         prompts = [client.text.encode(f"number {number}") for number in range(30)]
         answers = [client.start(prompt, PARAMS) for prompt in prompts]
+        all_are_there.set()
         outputs = await asyncio.gather(*(answer.output() for answer in answers))
         stats = await client.stats()
         assert stats.scheduler.max_running > 8
@@ -59,8 +74,8 @@ async def test_many_at_once(folder: Path) -> None:
     assert [output.prompt for output in outputs] == [f"number {number}" for number in range(30)]
 
 
-async def test_leaving_an_answer_aborts_it(folder: Path) -> None:
-    async with await AsyncClient.load(folder) as client:
+async def test_leaving_an_answer_aborts_it(endless: Path) -> None:
+    async with await AsyncClient.load(endless) as client:
         async with client.start(client.text.encode("Hello"), LONG) as answer:
             await anext(answer)
         stats = await client.stats()
@@ -77,10 +92,10 @@ async def test_a_refusal_is_raised_to_the_reader(folder: Path) -> None:
         assert client.num_live == 0
 
 
-async def test_an_engine_that_dies_fails_what_is_in_flight_and_what_comes(folder: Path) -> None:
-    loaded = load_engine(folder, EngineConfig())
+async def test_an_engine_that_dies_fails_what_is_in_flight_and_what_comes(endless: Path) -> None:
+    loaded = load_engine(endless, EngineConfig())
     deaths: list[EngineDead] = []
-    client = AsyncClient(loaded, ModelText(folder), on_death=deaths.append)
+    client = AsyncClient(loaded, ModelText(endless), on_death=deaths.append)
     answer = client.start(client.text.encode("Hello"), LONG)
     await anext(answer)
     loaded.executable.run = broken_run  # type: ignore[method-assign, assignment]
@@ -116,8 +131,8 @@ async def test_bad_values_are_refused_and_hurt_nobody(folder: Path) -> None:
         assert (await good.output()).finished
 
 
-async def test_what_is_no_message_is_dropped(folder: Path) -> None:
-    async with await AsyncClient.load(folder) as client:
+async def test_what_is_no_message_is_dropped(endless: Path) -> None:
+    async with await AsyncClient.load(endless) as client:
         good = client.start(client.text.encode("Hello"), PARAMS)
         submit = msgspec.msgpack.decode(encode(Submit(good.request)))
         submit["request"]["params"]["temperature"] = -1.0
@@ -132,16 +147,16 @@ async def test_what_is_no_message_is_dropped(folder: Path) -> None:
             await told.output()
 
 
-async def test_reading_after_leaving_ends(folder: Path) -> None:
-    async with await AsyncClient.load(folder) as client:
+async def test_reading_after_leaving_ends(endless: Path) -> None:
+    async with await AsyncClient.load(endless) as client:
         answer = client.start(client.text.encode("Hello"), LONG)
         await answer.aclose()
         assert [delta async for delta in answer] == []
         assert not (await answer.output()).finished
 
 
-async def test_an_answer_that_nobody_holds_is_aborted(folder: Path) -> None:
-    async with await AsyncClient.load(folder) as client:
+async def test_an_answer_that_nobody_holds_is_aborted(endless: Path) -> None:
+    async with await AsyncClient.load(endless) as client:
         answer = client.start(client.text.encode("Hello"), LONG)
         await anext(answer)
         del answer
@@ -150,8 +165,8 @@ async def test_an_answer_that_nobody_holds_is_aborted(folder: Path) -> None:
         assert (await client.stats()).scheduler.running == 0
 
 
-async def test_a_close_that_is_cancelled_leaves_nobody_waiting(folder: Path) -> None:
-    client = await AsyncClient.load(folder)
+async def test_a_close_that_is_cancelled_leaves_nobody_waiting(endless: Path) -> None:
+    client = await AsyncClient.load(endless)
     answer = client.start(client.text.encode("Hello"), LONG)
     closing = asyncio.create_task(client.close())
     await asyncio.sleep(0)
@@ -165,8 +180,8 @@ async def test_a_close_that_is_cancelled_leaves_nobody_waiting(folder: Path) -> 
     await client.close()
 
 
-async def test_leaving_wakes_whoever_reads(folder: Path) -> None:
-    async with await AsyncClient.load(folder, max_num_seqs=1) as client:
+async def test_leaving_wakes_whoever_reads(endless: Path) -> None:
+    async with await AsyncClient.load(endless, max_num_seqs=1) as client:
         client.start(client.text.encode("Hello"), LONG)
         waiting = client.start(client.text.encode("Hello"), LONG)
         reader = asyncio.create_task(waiting.output())
@@ -175,11 +190,11 @@ async def test_leaving_wakes_whoever_reads(folder: Path) -> None:
         assert not (await reader).finished
 
 
-async def test_closing_fails_what_is_in_flight_and_ends_the_thread(folder: Path) -> None:
+async def test_closing_fails_what_is_in_flight_and_ends_the_thread(endless: Path) -> None:
     before = threading.active_count()
     deaths: list[EngineDead] = []
-    loaded = load_engine(folder, EngineConfig(steps_in_flight=2))
-    client = AsyncClient(loaded, ModelText(folder), on_death=deaths.append)
+    loaded = load_engine(endless, EngineConfig(steps_in_flight=2))
+    client = AsyncClient(loaded, ModelText(endless), on_death=deaths.append)
     answer = client.start(client.text.encode("Hello"), LONG)
     await anext(answer)
     await client.close()

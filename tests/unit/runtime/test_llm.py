@@ -17,7 +17,8 @@ import pytest
 from octavo import LLM, OctavoError, Priority, SamplingParams
 from octavo.core.errors import ConfigError, InvalidRequest, Misuse, ModelError, ModelNotFound
 from octavo.core.events import Event
-from octavo.runtime.outputs import ChoiceDelta, OutputAssembler
+from octavo.engine.engine import Engine
+from octavo.runtime.outputs import ChoiceDelta, OutputAssembler, RequestOutput
 from tests.small_model import END, VOCAB, write_small_model
 from tests.tiny import write_tiny_model
 
@@ -369,26 +370,27 @@ def test_a_reader_that_fails_fails_alone(folder: Path, monkeypatch: pytest.Monke
         assert llm.stats().scheduler.running == 0
 
 
-def test_two_threads_at_once_are_told(folder: Path) -> None:
+def test_two_threads_at_once_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, is_working, go_on = Engine.step, threading.Event(), threading.Event()
+
+    def wait_and_step(self: Engine) -> Any:
+        is_working.set()
+        assert go_on.wait(20)
+        return step(self)
+
     with LLM(folder) as llm:
-        errors: list[BaseException] = []
-        start = threading.Barrier(4)
-
-        def work() -> None:
-            start.wait()
-            try:
-                llm.generate(["Hello"] * 4, SamplingParams(max_tokens=60, ignore_eos=True))
-            except Misuse as error:
-                errors.append(error)
-
-        threads = [threading.Thread(target=work) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert errors
-        assert all("another thread" in str(error) for error in errors)
-        assert llm.generate("Hello", GREEDY)[0].error is None
+        monkeypatch.setattr(Engine, "step", wait_and_step)
+        outputs: list[RequestOutput] = []
+        thread = threading.Thread(target=lambda: outputs.extend(llm.generate("Hello", GREEDY)))
+        thread.start()
+        assert is_working.wait(20)
+        for _ in range(3):
+            with pytest.raises(Misuse, match="another thread"):
+                llm.generate(["Hello"] * 4, GREEDY)
+        go_on.set()
+        thread.join()
+        assert outputs[0].error is None
+        assert llm.generate("Hello", GREEDY)[0].text == outputs[0].text
 
 
 def test_a_forked_process_is_told(folder: Path) -> None:
