@@ -4,19 +4,19 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from conversations import Requests, Talk, request_for
+from corpus import WORD
 from made_stories import Teller
 from make_tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER
 
 AGAIN_SHARE = 0.3
 """What answers something goes on with the conversation before it so often."""
 RENAMED_SHARE = 0.3
-IGNORED = -100
-"""The label of tokens that are given, not to be predicted."""
 
 GIRLS = "Lily Mia Lucy Sara Anna Emma Amy Jane Sue Molly Daisy Bella Sally Ella Kate Rosie".split()
 BOYS = "Tim Tom Ben Max Jack Sam Bob Joe Leo Billy Timmy Tommy Mark Johnny Fred Peter".split()
@@ -41,19 +41,37 @@ LAST_SHARES = Shares(made=0.8, chat=0.0, made_chat=0.7, talk=0.07)
 """While the rate falls: what is learned last stays best, and made stories hang together."""
 
 
+class Rows(NamedTuple):
+    """What a pass is trained on; all [rows, context]."""
+
+    tokens: np.ndarray
+    """int64."""
+    next_tokens: np.ndarray
+    """int64: the same stream, one token later."""
+    weights: np.ndarray
+    """float32: what each of the next tokens counts."""
+
+
 class Mixture:
-    """Rows of ``context + 1`` tokens with labels, cut from a stream of stories and conversations.
+    """Rows of tokens, cut from a stream of stories and conversations.
 
     Stories of the corpus come in another order in every epoch; names of people change places in
     some, so that a name has to be looked up, not remembered. Made stories are new every time. Some
     stories stand alone, some answer a request, alone or after others in the same conversation.
-    ``shares`` may be changed at any time, for what is drawn from then on.
+    ``shares`` and ``first_mention`` may be changed at any time, for what is drawn from then on.
+    """
+
+    first_mention: float
+    """What a token counts where something that was asked for is told of for the first time.
+
+    Other tokens of answers count 1, those of requests nothing.
     """
 
     def __init__(
         self, stories: list[str], tokenizer: Tokenizer, seed: int, shares: Shares = FIRST_SHARES
     ) -> None:
         self.shares = shares
+        self.first_mention = 1.0
         self._stories = list(stories)
         self._requests = Requests(stories)
         self._tokenizer = tokenizer
@@ -66,36 +84,43 @@ class Mixture:
         }
         self._epochs = self._in_epochs()
         self._pieces = self._stream()
-        self._rest = (np.empty(0, np.int64), np.empty(0, np.int64))
+        self._rest = (np.empty(0, np.int64), np.empty(0, np.float32))
 
-    def rows(self, count: int, context: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs and labels, each [count, context] of int64."""
+    def rows(self, count: int, context: int) -> Rows:
+        """So many rows of so many tokens, which go on where the last ones ended."""
         needed = count * context + 1
-        tokens, labels = ([part] for part in self._rest)
+        tokens, weights = ([part] for part in self._rest)
         while sum(map(len, tokens)) < needed:
-            piece, wanted = next(self._pieces)
+            piece, counts = next(self._pieces)
             tokens.append(np.array(piece))
-            labels.append(np.array(wanted))
-        stream, targets = np.concatenate(tokens), np.concatenate(labels)
-        self._rest = stream[needed - 1 :], targets[needed - 1 :]
-        shape = (count, context)
-        return stream[: needed - 1].reshape(shape), targets[1:needed].reshape(shape)
+            weights.append(np.array(counts, np.float32))
+        stream, worth = np.concatenate(tokens), np.concatenate(weights)
+        self._rest = stream[needed - 1 :], worth[needed - 1 :]
+        parts = stream[: needed - 1], stream[1:needed], worth[1:needed]
+        return Rows(*(part.reshape(count, context) for part in parts))
 
-    def _stream(self) -> Iterator[tuple[list[int], list[int]]]:
-        """Token ids with labels; a request's tokens have the label IGNORED."""
+    def _stream(self) -> Iterator[tuple[list[int], list[float]]]:
+        """Token ids, and what they count in the loss."""
         ids = self._ids
         in_conversation = False
         while True:
             again = in_conversation and self._chance.random() < AGAIN_SHARE
             request, answer = self._told(again=again)
             in_conversation = request is not None
-            if request is None:
-                yield self._labelled([ids[END_OF_TEXT]], self._encode(answer))
-                continue
-            given = [ids[USER], *self._encode(request), ids[END_OF_TURN], ids[ASSISTANT]]
-            if not again:
-                given.insert(0, ids[END_OF_TEXT])
-            yield self._labelled(given, [*self._encode(answer), ids[END_OF_TURN]])
+            # END_OF_TEXT ends what came before, and has to be learned.
+            goes_on = again and request is not None
+            tokens, weights = ([], []) if goes_on else ([ids[END_OF_TEXT]], [1.0])
+            if request is not None:
+                given = [ids[USER], *self._encode(request).ids, ids[END_OF_TURN], ids[ASSISTANT]]
+                tokens += given
+                weights += [0.0] * len(given)
+            told = self._encode(answer)
+            tokens += told.ids
+            weights += self._worth(told, request or "", answer)
+            if request is not None:
+                tokens.append(ids[END_OF_TURN])
+                weights.append(1.0)
+            yield tokens, weights
 
     def _told(self, *, again: bool) -> tuple[str | None, str]:
         """What is asked, and what is told; None: a story that nobody asked for."""
@@ -119,13 +144,20 @@ class Mixture:
             self._chance.shuffle(self._stories)
             yield from self._stories
 
-    def _labelled(self, given: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
-        # The first given token ends what came before: END_OF_TEXT has to be learned.
-        first = given[0] if given[0] == self._ids[END_OF_TEXT] else IGNORED
-        return given + answer, [first, *[IGNORED] * (len(given) - 1), *answer]
+    def _worth(self, told: Encoding, request: str, answer: str) -> list[float]:
+        """What each token of an answer counts: more where it names what was asked for."""
+        weights = [1.0] * len(told.ids)
+        for word in set(WORD.findall(request)):
+            first = re.search(rf"\b{re.escape(word)}s?\b", answer, re.IGNORECASE)
+            if first is None or not self._requests.is_rare(word):
+                continue
+            for index, (start, end) in enumerate(told.offsets):
+                if start < first.end() and end > first.start():
+                    weights[index] = self.first_mention
+        return weights
 
-    def _encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+    def _encode(self, text: str) -> Encoding:
+        return self._tokenizer.encode(text, add_special_tokens=False)
 
 
 def renamed(story: str, chance: random.Random) -> str:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from corpus import WORD
 from made_stories import TALK, told
 
+RARE = 600
+"""A word is rare that so many stories have, or fewer."""
 NUM_SALIENT = 12
 """Of a story's rarest nouns, so many are candidates for a request."""
 
@@ -118,6 +120,10 @@ class Requests:
         """One request that the story answers; ``again``: after an earlier one."""
         return request_for(self._topic(story, chance), chance, again=again)
 
+    def is_rare(self, word: str) -> bool:
+        """Whether it says what a story is about, and not only that it is a story."""
+        return self._seen[word.lower()] <= RARE
+
     def _topic(self, story: str, chance: random.Random) -> str | None:
         subject = self._subject(story)
         things = self._things(story)
@@ -152,7 +158,7 @@ class Requests:
         for match in NOUN.finditer(story):
             # "a needle near the bridge": the second word is no noun, and the first one is.
             noun = next((word for word in match[1].split()[::-1] if word in self._nouns), "")
-            if noun not in NOT_SUBJECTS and 4 <= self._seen[noun] <= 600:
+            if noun not in NOT_SUBJECTS and self._seen[noun] >= 4 and self.is_rare(noun):
                 found[noun] = self._seen[noun] / (1 + story.count(noun))
         rarest = sorted(found, key=found.__getitem__)[: NUM_SALIENT // 2]
         return [

@@ -20,14 +20,14 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from batches import FIRST_SHARES, IGNORED, LAST_SHARES, Mixture
+from batches import FIRST_SHARES, LAST_SHARES, Mixture, Rows
 from corpus import Corpus, read_corpus
 from made_stories import Teller
 from make_tokenizer import END_OF_TEXT, make_tokenizer, save
 from model import Stories
 
 SEED = 20261121
-STEPS = 4200
+STEPS = 3300
 TOKENS_A_STEP = 16_384
 TOKENS_AT_ONCE = 8_192
 SHORT_CONTEXT, LONG_CONTEXT = 512, 1024
@@ -36,6 +36,9 @@ LONG_FROM = 0.85
 WARM_UP = 60
 DECAY_FROM = 0.4
 """The share after which the rate falls to nothing, and more stories are made ones."""
+MENTION_FROM = 1 / 3
+"""The share after which a first mention of what was asked for counts FIRST_MENTION times."""
+FIRST_MENTION = 4.0
 RATE = 3e-3
 WEIGHT_DECAY = 0.1
 DROPOUT = 0.05
@@ -104,11 +107,12 @@ def main() -> None:
         train(model, tokenizer, corpus, out / "training.pt", log)
 
 
-def mean_loss(model: Stories, tokens: Tensor, labels: Tensor) -> Tensor:
-    """In nats a token. ``tokens`` and ``labels`` are [rows, context]."""
+def mean_loss(model: Stories, tokens: Tensor, next_tokens: Tensor, weights: Tensor) -> Tensor:
+    """In nats a token, by weight. All are [rows, context], as those of ``batches.Rows``."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model.logits(model(tokens))
-    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    nats = F.cross_entropy(logits.float().flatten(0, 1), next_tokens.flatten(), reduction="none")
+    return (nats * weights.flatten()).sum() / weights.sum()
 
 
 def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log: TextIO) -> None:
@@ -132,8 +136,8 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
             for group in stepper.param_groups:
                 group["lr"] = RATE * rate_at(step)
         batches = batches_of(mixture, step)
-        for tokens, labels in batches:
-            loss = compiled_loss(model, torch.from_numpy(tokens), torch.from_numpy(labels))
+        for rows in batches:
+            loss = compiled_loss(model, *map(torch.from_numpy, rows))
             (loss / len(batches)).backward()
             losses.append(loss.item())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -163,9 +167,10 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
             print(f"{time.monotonic() - began:7.0f} s  {row}", flush=True)
 
 
-def batches_of(mixture: Mixture, step: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Inputs and labels of a step, a batch for each pass; each [rows, context]."""
+def batches_of(mixture: Mixture, step: int) -> list[Rows]:
+    """What a step is trained on, for one pass after the other."""
     mixture.shares = LAST_SHARES if step >= DECAY_FROM * STEPS else FIRST_SHARES
+    mixture.first_mention = FIRST_MENTION if step >= MENTION_FROM * STEPS else 1.0
     context = LONG_CONTEXT if step >= LONG_FROM * STEPS else SHORT_CONTEXT
     rows = TOKENS_AT_ONCE // context
     return [mixture.rows(rows, context) for _ in range(TOKENS_A_STEP // TOKENS_AT_ONCE)]

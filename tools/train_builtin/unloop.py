@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from batches import IGNORED, LAST_SHARES, Mixture
+from batches import LAST_SHARES, Mixture
 from corpus import read_corpus
 from export import rounded, write_folder
 from model import Stories
 from repetition import Beginnings, Continuation, continued, sentence_ending
-from train import DROPOUT, SEED, STEPS, held_out_bits
+from train import DROPOUT, FIRST_MENTION, SEED, STEPS, held_out_bits, mean_loss
 
 ROUNDS = 6
 BEGINNINGS_A_ROUND = 384
@@ -66,13 +66,6 @@ def unlikelihood(model: Stories, continuations: Sequence[Continuation]) -> torch
     return -torch.log(-torch.expm1(-nats.clamp(min=1e-4))).mean()
 
 
-def likelihood(model: Stories, mixture: Mixture) -> torch.Tensor:
-    """The training loss of ordinary rows."""
-    tokens, labels = (torch.from_numpy(part) for part in mixture.rows(ROWS, CONTEXT))
-    logits = model.logits(model(tokens)).float()
-    return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-
-
 def rate_at(step: int) -> float:
     """As a share of RATE: up, and then down to nothing at the end of the last round."""
     return min((step + 1) / WARM_UP, 1 - step / (ROUNDS * STEPS_A_ROUND))
@@ -103,6 +96,7 @@ def main() -> None:
     model.load_state_dict(state["model"])
     stepper = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01)
     mixture = Mixture(corpus.train, tokenizer, SEED + STEPS, LAST_SHARES)
+    mixture.first_mention = FIRST_MENTION
     beginnings = Beginnings(corpus.train, tokenizer, SEED)
     ending = sentence_ending(tokenizer)
     folder = run / "unloop"
@@ -129,9 +123,9 @@ def main() -> None:
         losses: list[tuple[float, float]] = []
         for _ in range(STEPS_A_ROUND):
             stepper.param_groups[0]["lr"] = RATE * rate_at(step)
+            wanted = mean_loss(model, *map(torch.from_numpy, mixture.rows(ROWS, CONTEXT)))
+            chosen = chance.sample(repeating, min(REPEATING_ROWS, len(repeating)))
             with torch.autocast("cpu", dtype=torch.bfloat16):
-                wanted = likelihood(model, mixture)
-                chosen = chance.sample(repeating, min(REPEATING_ROWS, len(repeating)))
                 unwanted = unlikelihood(model, chosen)
             (wanted + UNLIKELIHOOD * unwanted).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

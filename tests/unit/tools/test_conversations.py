@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from tokenizers import Tokenizer
 
-from batches import BOYS, FIRST_SHARES, GIRLS, IGNORED, Mixture, Shares, renamed
+from batches import BOYS, FIRST_SHARES, GIRLS, Mixture, Shares, renamed
 from conversations import ASKS, ASKS_AGAIN, ASKS_FOR_ANY, Requests
 from make_tokenizer import ASSISTANT, CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, USER
 from octavo.models.builtin import builtin_folder
@@ -91,15 +91,14 @@ def text() -> ModelText:
     return ModelText(builtin_folder())
 
 
-def conversations(text: ModelText) -> Iterator[tuple[list[int], list[int]]]:
-    """What the model learns from, cut where a text begins: ids, and those with a label."""
+def conversations(text: ModelText) -> Iterator[tuple[list[int], list[float]]]:
+    """What the model learns from, cut where a text begins: ids, and what the next ones count."""
     tokenizer = Tokenizer.from_file(str(builtin_folder() / "tokenizer.json"))
-    ids, labels = Mixture([STORY] * 8, tokenizer, 2, REAL_ONLY).rows(1, 12_000)
+    ids, _, weights = Mixture([STORY] * 8, tokenizer, 2, REAL_ONLY).rows(1, 12_000)
     begin = tokenizer.token_to_id(END_OF_TEXT)
     starts = [position for position, token in enumerate(ids[0]) if token == begin]
     for first, last in itertools.pairwise(starts):
-        known = [int(label) for label in labels[0][first : last - 1]]
-        yield [int(token) for token in ids[0][first:last]], known
+        yield ids[0][first:last].tolist(), weights[0][first : last - 1].tolist()
 
 
 def test_chats_are_rendered_as_in_training(text: ModelText) -> None:
@@ -109,7 +108,7 @@ def test_chats_are_rendered_as_in_training(text: ModelText) -> None:
         tokenizer.encode_template(token)[0] for token in (USER, ASSISTANT, END_OF_TURN)
     )
     num_turns: set[int] = set()
-    for ids, labels in conversations(text):
+    for ids, weights in conversations(text):
         if user not in ids:
             continue
         messages, role, position = [], "", 1
@@ -123,9 +122,9 @@ def test_chats_are_rendered_as_in_training(text: ModelText) -> None:
         answer = tokenizer.encode_template(messages[-1]["content"] + END_OF_TURN)
         assert ids[len(rendered) :] == list(answer)
         # Nothing of what is given is learned, and all of the answer.
-        assert labels[len(rendered) - 1 :] == ids[len(rendered) :]
+        assert set(weights[len(rendered) - 1 :]) == {1.0}
         request = rendered.index(user)
-        assert set(labels[request - 1 : rendered.index(assistant)]) == {IGNORED}
+        assert set(weights[request - 1 : rendered.index(assistant)]) == {0.0}
         num_turns.add(len(messages))
     assert {2, 4} <= num_turns
 
@@ -155,5 +154,5 @@ def test_made_stories_and_talk_are_mixed_in_as_shares_say(text: ModelText) -> No
 
 
 def decoded(mixture: Mixture, tokenizer: Tokenizer) -> str:
-    ids, _ = mixture.rows(1, 12_000)
-    return tokenizer.decode(ids[0].tolist(), skip_special_tokens=False)
+    tokens = mixture.rows(1, 12_000).tokens
+    return tokenizer.decode(tokens[0].tolist(), skip_special_tokens=False)
