@@ -97,6 +97,7 @@ def start_and_wait_for(words: list[str], output: Path, size: int) -> subprocess.
 
 
 @pytest.mark.slow  # ten processes
+@pytest.mark.timeout(900)
 def test_killed_at_random_points_each_line_is_answered_once(
     model: Path, requests: Path, tmp_path: Path
 ) -> None:

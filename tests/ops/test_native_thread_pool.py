@@ -53,9 +53,9 @@ def test_pools_come_and_go() -> None:
     del kernels
     gc.collect()
     # A joined thread leaves the system's count a moment after it is joined.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while num_threads_of_process() > before and time.monotonic() < deadline:
-        pass
+        time.sleep(0.001)
     assert num_threads_of_process() <= before
 
 
@@ -141,7 +141,11 @@ if child:
 
 def test_a_forked_child_computes_alone() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FORK_SCRIPT], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", FORK_SCRIPT],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "both done\n", "")
 

@@ -55,7 +55,7 @@ class ScriptedServer:
         return response
 
     async def answer(self, number: int) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while number not in self.waiting:
                 await asyncio.sleep(0)
         self.waiting[number].set_result(None)

@@ -142,7 +142,7 @@ def test_help_imports_no_command_and_no_engine() -> None:
         "print(*sys.modules, file=sys.stderr)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     loaded = set(done.stderr.split())
     assert "octavo.cli.layers" in loaded  # the list is what it seems to be

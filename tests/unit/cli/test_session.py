@@ -15,6 +15,7 @@ from octavo.cli.session import Session
 from octavo.cli.terminal import Screen
 from octavo.core.errors import ConfigError, InvalidRequest, OctavoError
 from octavo.runtime.async_client import AsyncClient
+from tests.small_model import ENDLESS, write_endless_model
 
 pytestmark = pytest.mark.anyio
 Open = Callable[..., Session]
@@ -77,18 +78,21 @@ async def test_without_a_template_each_message_stands_alone(
         session.command("/system Be brief.")
 
 
-async def test_cancelling_stops_the_answer_and_keeps_what_was_said(
-    open_session: Open, client: AsyncClient
-) -> None:
-    session = open_session(max_tokens=400)
-    task = asyncio.create_task(session.answer("go"))
-    while client.num_live == 0:
-        await asyncio.sleep(0)
-    task.cancel()
-    assert await task is False
-    assert client.num_live == 0
-    assert len(session.conversation.turns) in (0, 2)
-    assert await session.answer("on")
+async def test_cancelling_stops_the_answer_and_keeps_what_was_said(tmp_path: Path) -> None:
+    async with await AsyncClient.load(write_endless_model(tmp_path)) as client:
+        sampling = {"max_tokens": ENDLESS, "seed": 1, "ignore_eos": True}
+        session = Session(
+            client, model="m", is_chat=True, system=None, sampling=sampling, screen=Screen()
+        )
+        task = asyncio.create_task(session.answer("go"))
+        while client.num_live == 0:
+            await asyncio.sleep(0)
+        task.cancel()
+        assert await task is False
+        assert client.num_live == 0
+        assert len(session.conversation.turns) in (0, 2)
+        session.command("/set max_tokens 4")
+        assert await session.answer("on")
 
 
 async def test_a_message_that_cannot_be_answered_changes_nothing(open_session: Open) -> None:

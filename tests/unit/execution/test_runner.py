@@ -31,7 +31,7 @@ class CountingExecutable:
         self.gate.set()
 
     def run(self, batch: Batch) -> Rows:
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.exception is not None:
             raise self.exception
         self.batches.append(batch)

@@ -305,7 +305,7 @@ def test_forking_after_use_prints_nothing(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         env=environment,
-        timeout=30,
+        timeout=120,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
