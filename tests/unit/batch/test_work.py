@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,9 +17,12 @@ from octavo.batch.lines import MAX_LINE_BYTES, Survey
 from octavo.batch.local_server import LocalServer, Response
 from octavo.batch.output import OutputFile
 from octavo.batch.work import BatchWork, Tally
+from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError, EngineDead, Overloaded
-from octavo.runtime.async_client import AsyncClient
-from tests.small_model import write_small_model
+from octavo.engine.load import load_engine
+from octavo.runtime.async_client import Answer, AsyncClient
+from octavo.runtime.model_text import ModelText
+from tests.small_model import ENDLESS, write_endless_model, write_small_model
 
 pytestmark = pytest.mark.anyio
 USAGE = {
@@ -247,7 +251,24 @@ async def test_answers_are_those_of_the_engine(tmp_path: Path) -> None:
     )
     survey = Survey.of(path)
     tally = Tally()
-    async with await AsyncClient.load(folder) as client:
+    loaded = load_engine(folder, EngineConfig())
+    run, some_are_there = loaded.executable.run, threading.Event()
+
+    def wait_and_run(batch: Any) -> Any:
+        assert some_are_there.wait(60)
+        return run(batch)
+
+    loaded.executable.run = wait_and_run  # type: ignore[method-assign]
+    async with AsyncClient(loaded, ModelText(folder)) as client:
+        start = client.start
+
+        def start_and_tell(*arguments: Any, **options: Any) -> Answer:
+            answer = start(*arguments, **options)
+            if client.num_live == 4:
+                some_are_there.set()
+            return answer
+
+        client.start = start_and_tell  # type: ignore[method-assign]
         server = LocalServer("small", client, max_body_bytes=MAX_LINE_BYTES)
         with closing(OutputFile(tmp_path / "out.jsonl", survey)) as output:
             await BatchWork(
@@ -309,9 +330,10 @@ async def test_a_dead_engine_is_no_answer(tmp_path: Path) -> None:
 
 
 async def test_a_full_queue_is_no_answer(tmp_path: Path) -> None:
-    folder = write_small_model(tmp_path)
-    async with await AsyncClient.load(folder, max_waiting_requests=2) as client:
+    folder = write_endless_model(tmp_path)
+    async with await AsyncClient.load(folder, max_num_seqs=1, max_waiting_requests=2) as client:
         server = LocalServer("small", client, max_body_bytes=MAX_LINE_BYTES)
+        fields = {"prompt": ["a", "b", "c", "d"], "max_tokens": ENDLESS, "ignore_eos": True}
         with pytest.raises(Overloaded) as refusal:
-            await server.post("/v1/completions", {"prompt": ["a", "b", "c", "d"]})
+            await server.post("/v1/completions", fields)
     assert "--in-flight" in (refusal.value.hint or "")
