@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from octavo import LLM, SamplingParams
+from tests.e2e.processor_time import processor_time_of_children
 from tests.small_model import write_small_model
 from tests.unit.models.hub_server import Hub, Repository
 
@@ -22,7 +23,7 @@ TIMEOUT_S = 120
 MORE_THAN_A_PIPE_HOLDS = 100_000
 """Tokens of an answer that no process can end before somebody reads it."""
 GATE = 10.0
-"""A start may take so many times what is promised: others use the machine too."""
+"""A start may take so many times what is promised, in processor time: machines differ."""
 
 
 @pytest.fixture(scope="module")
@@ -220,9 +221,9 @@ def test_pull_says_what_is_wrong(
 def test_a_start_is_quick(
     tmp_path: Path, what: list[str], promised_s: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    times = []
+    times, processor_times = [], []
     for _ in range(5):
-        started = time.perf_counter()
+        started, used = time.perf_counter(), processor_time_of_children()
         subprocess.run(
             [sys.executable, *what],
             check=True,
@@ -231,9 +232,13 @@ def test_a_start_is_quick(
             cwd=tmp_path,
         )
         times.append(time.perf_counter() - started)
+        processor_times.append(processor_time_of_children() - used)
     with capsys.disabled():
-        print(f"\n{' '.join(what)}: {min(times):.3f} s, {promised_s} s promised")
-    assert min(times) < promised_s * GATE
+        print(
+            f"\n{' '.join(what)}: {min(times):.3f} s, {promised_s} s promised;"
+            f" {min(processor_times):.3f} s of processor time"
+        )
+    assert min(processor_times) < promised_s * GATE
 
 
 @pytest.mark.slow

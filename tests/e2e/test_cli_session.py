@@ -14,6 +14,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from tests.e2e.processor_time import processor_time_of
 from tests.small_model import write_small_model
 
 pytestmark = pytest.mark.slow  # each starts a process of its own
@@ -21,7 +22,7 @@ PROMPT = ">>> "
 TIMEOUT_S = 120
 FIRST_TOKEN_S = 1.5
 GATE = 10.0
-"""A start may take so many times what is promised: others use the machine too."""
+"""A start may take so many times what is promised, in processor time: machines differ."""
 
 
 class Terminal:
@@ -67,6 +68,10 @@ class Terminal:
     def stop(self) -> None:
         """Ctrl-C."""
         self._process.sendintr()
+
+    def processor_time(self) -> float:
+        """Seconds that the session has computed."""
+        return processor_time_of(self._process.pid)
 
     def leave(self) -> int:
         """Ctrl-D; the exit status."""
@@ -174,12 +179,13 @@ def test_without_a_model_the_built_in_one_tells_a_story(
     assert "a conversation" in terminal.greeting
     terminal.type("Tell me a story about a dog.\r")
     terminal.until(r"a dog\.\r\n", "[A-Za-z]")
-    first_s = time.perf_counter() - terminal.started_s
+    first_s, processor_s = time.perf_counter() - terminal.started_s, terminal.processor_time()
     with capsys.disabled():
         print(
-            f"\nstart of octavo run to the first token: {first_s:.2f} s, {FIRST_TOKEN_S} promised"
+            f"\nstart of octavo run to the first token: {first_s:.2f} s, {FIRST_TOKEN_S} promised;"
+            f" {processor_s:.2f} s of processor time"
         )
-    assert first_s < FIRST_TOKEN_S * GATE
+    assert processor_s < FIRST_TOKEN_S * GATE
     shown = terminal.until(PROMPT)
     assert len(shown.split()) > 40
     assert re.search(r"\d+ tokens · .* · prompt of \d+", shown)

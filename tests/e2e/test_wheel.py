@@ -20,20 +20,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.processor_time import processor_time_of_children
 from tests.small_model import write_small_model
 
 pytestmark = [
     pytest.mark.slow,  # compiles, installs some 30 packages, and starts processes
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1200),
 ]
 
 ROOT = Path(__file__).parents[2]
 MAX_INSTALL_BYTES = 200e6
-# What is promised; a test fails at ten times as much, because the machine may be busy.
+# What is promised; a test fails at ten times as much, in processor time: machines differ.
 IMPORT_S = 0.3
 HELP_S = 0.4
 SLACK = 10
-SERVER_DEADLINE_S = 60
+SERVER_DEADLINE_S = 240
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "cmake", "ninja", "make", "ld")
 THREE_LINES = """
 from octavo import LLM, SamplingParams
@@ -68,7 +69,7 @@ class Installed:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
 
     def output(self, *words: str, given: str = "") -> str:
@@ -176,14 +177,14 @@ def test_python(installed: Installed, model: str) -> None:
 
 
 def test_import_and_help_are_quick(installed: Installed) -> None:
-    code = "import time; t = time.perf_counter(); import octavo; print(time.perf_counter() - t)"
+    code = "import time; t = time.process_time(); import octavo; print(time.process_time() - t)"
     installed.output("python", "-c", code)  # writes the caches
     import_s = float(installed.output("python", "-c", code))
     installed.output("octavo", "--help")
-    started = time.perf_counter()
+    before_s = processor_time_of_children()
     assert "generate" in installed.output("octavo", "--help")
-    help_s = time.perf_counter() - started
-    print(f"\nimport octavo: {import_s:.3f} s; octavo --help: {help_s:.3f} s")
+    help_s = processor_time_of_children() - before_s
+    print(f"\nprocessor time: import octavo: {import_s:.3f} s; octavo --help: {help_s:.3f} s")
     assert import_s < SLACK * IMPORT_S
     assert help_s < SLACK * HELP_S
 
@@ -249,7 +250,7 @@ def served(installed: Installed, model: str) -> Iterator[str]:
             time.sleep(0.05)
         yield address
         server.terminate()
-        assert server.wait(timeout=30) == 0, log.read_text()
+        assert server.wait(timeout=60) == 0, log.read_text()
     finally:
         if server.poll() is None:
             server.kill()
@@ -268,5 +269,5 @@ def get(url: str, body: object = None) -> dict:  # type: ignore[type-arg]
     """The JSON that a GET, or with a body a POST, answers."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as response:
+    with urllib.request.urlopen(request, timeout=120) as response:
         return json.load(response)
