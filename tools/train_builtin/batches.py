@@ -9,13 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from conversations import Requests, Talk, request_for
+from conversations import Requests, Talk, plainly, request_for
 from corpus import WORD
 from made_stories import Teller
 from make_tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER
 
 AGAIN_SHARE = 0.3
 """What answers something goes on with the conversation before it so often."""
+HASTY_SHARE = 0.15
+"""Where some are plain, so many requests have neither capitals nor a mark at the end."""
 RENAMED_SHARE = 0.3
 
 GIRLS = "Lily Mia Lucy Sara Anna Emma Amy Jane Sue Molly Daisy Bella Sally Ella Kate Rosie".split()
@@ -32,13 +34,17 @@ class Shares:
     """Of the stories of the corpus, so many answer a request;"""
     made_chat: float
     """and of the made ones."""
+    plain: float
+    """Of the made stories that answer something, so many answer a topic alone, or a beginning."""
     talk: float
     """Of everything that is told or said, so much is no story."""
 
 
-FIRST_SHARES = Shares(made=0.6, chat=0.05, made_chat=0.7, talk=0.05)
-LAST_SHARES = Shares(made=0.8, chat=0.0, made_chat=0.7, talk=0.07)
+FIRST_SHARES = Shares(made=0.6, chat=0.05, made_chat=0.7, plain=0.0, talk=0.05)
+LATER_SHARES = Shares(made=0.8, chat=0.0, made_chat=0.7, plain=0.0, talk=0.07)
 """While the rate falls: what is learned last stays best, and made stories hang together."""
+LAST_SHARES = Shares(made=0.8, chat=0.0, made_chat=0.7, plain=0.25, talk=0.07)
+"""A matter of form, which is learned soon."""
 
 
 class Rows(NamedTuple):
@@ -131,7 +137,13 @@ class Mixture:
             made = self._teller.story()
             if chance.random() >= self.shares.made_chat:
                 return None, made.text
-            return request_for(made.topic, chance, again=again), made.text
+            # No share takes no chance: what comes before there is one stays as it is.
+            if self.shares.plain and chance.random() < self.shares.plain:
+                return plainly(made.topic, made.text, chance)
+            request = request_for(made.topic, chance, again=again)
+            if self.shares.plain and chance.random() < HASTY_SHARE:
+                request = request.lower().rstrip(".!?")
+            return request, made.text
         story = next(self._epochs)
         told = renamed(story, chance) if chance.random() < RENAMED_SHARE else story
         if chance.random() >= self.shares.chat:

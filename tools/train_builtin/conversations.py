@@ -72,6 +72,12 @@ ASKS_FOR_ANY = (
 
 ANY_SHARE = 0.06
 """So many requests leave open what the story is to be about."""
+TOPIC_SHARE = 0.5
+"""Of what is said without asking, so much is a topic; the rest are beginnings."""
+UNFINISHED_SHARE = 0.4
+"""So many beginnings end in the middle of a sentence."""
+ARTICLE = re.compile("^(?:an?|the) ")
+SENTENCE_END = re.compile(r'[.!?]"?(?=\s)')
 
 
 def request_for(topic: str | None, chance: random.Random, *, again: bool = False) -> str:
@@ -79,6 +85,24 @@ def request_for(topic: str | None, chance: random.Random, *, again: bool = False
     if topic is None or chance.random() < ANY_SHARE:
         return chance.choice(ASKS_FOR_ANY)
     return chance.choice(ASKS_AGAIN if again else ASKS).format(topic)
+
+
+def plainly(topic: str, story: str, chance: random.Random) -> tuple[str, str]:
+    """What people type who do not ask, and what is told then.
+
+    It is a topic alone ("a dog who lost his ball", "dragon"), and the story; or how a story begins,
+    and the rest of it.
+    """
+    if chance.random() < TOPIC_SHARE:
+        words = topic if chance.random() < 0.5 else ARTICLE.sub("", topic)
+        if chance.random() < 0.4:
+            words = words[0].upper() + words[1:]
+        return words + chance.choice(("", "", ".", "!")), story
+    ends = [match.end() for match in SENTENCE_END.finditer(story)][:3]
+    if chance.random() < UNFINISHED_SHARE:
+        ends = [match.start() for match in re.finditer(" ", story[: ends[-1]])][3:]
+    cut = chance.choice(ends)
+    return story[:cut], story[cut:].lstrip()
 
 
 class Talk:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from batches import FIRST_SHARES, LAST_SHARES, Mixture, Rows
+from batches import FIRST_SHARES, LAST_SHARES, LATER_SHARES, Mixture, Rows
 from corpus import Corpus, read_corpus
 from made_stories import Teller
 from make_tokenizer import END_OF_TEXT, make_tokenizer, save
@@ -39,6 +39,8 @@ DECAY_FROM = 0.4
 MENTION_FROM = 1 / 3
 """The share after which a first mention of what was asked for counts FIRST_MENTION times."""
 FIRST_MENTION = 4.0
+PLAIN_FROM = 0.58
+"""The share after which some ask by a topic alone, or by the beginning of a story."""
 RATE = 3e-3
 WEIGHT_DECAY = 0.1
 DROPOUT = 0.05
@@ -169,7 +171,9 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
 
 def batches_of(mixture: Mixture, step: int) -> list[Rows]:
     """What a step is trained on, for one pass after the other."""
-    mixture.shares = LAST_SHARES if step >= DECAY_FROM * STEPS else FIRST_SHARES
+    mixture.shares = FIRST_SHARES
+    if step >= DECAY_FROM * STEPS:
+        mixture.shares = LATER_SHARES if step < PLAIN_FROM * STEPS else LAST_SHARES
     mixture.first_mention = FIRST_MENTION if step >= MENTION_FROM * STEPS else 1.0
     context = LONG_CONTEXT if step >= LONG_FROM * STEPS else SHORT_CONTEXT
     rows = TOKENS_AT_ONCE // context

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from corpus import WORD
 from made_stories import Teller
 from make_tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER, make_tokenizer
 
-MADE = Shares(made=1.0, chat=0.0, made_chat=0.7, talk=0.05)
+MADE = Shares(made=1.0, chat=0.0, made_chat=0.7, plain=0.0, talk=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +54,17 @@ def test_how_rows_are_cut_changes_nothing(stories: list[str], tokenizer: Tokeniz
     long = list(flat(one.rows(4, 100)))
     short = [pair for _ in range(8) for pair in flat(other.rows(1, 50))]
     assert long == short
+
+
+def test_what_people_say_who_do_not_ask_is_mixed_in(mixture: Mixture, tokenizer: Tokenizer) -> None:
+    def num_asked(rows: Rows) -> int:
+        text = tokenizer.decode(rows.tokens.flatten().tolist(), skip_special_tokens=False)
+        return len(re.findall(r"<\|user\|>[^<]*\bstory\b", text))
+
+    asked = num_asked(mixture.rows(16, 512))
+    mixture.shares = replace(MADE, plain=1.0)
+    mixture.rows(1, 512)  # what was begun
+    assert num_asked(mixture.rows(16, 512)) < asked / 4
 
 
 def test_requests_count_nothing_and_answers_do(mixture: Mixture, tokenizer: Tokenizer) -> None:

@@ -11,7 +11,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from batches import BOYS, FIRST_SHARES, GIRLS, Mixture, Shares, renamed
-from conversations import ASKS, ASKS_AGAIN, ASKS_FOR_ANY, Requests
+from conversations import ASKS, ASKS_AGAIN, ASKS_FOR_ANY, Requests, plainly
+from made_stories import Teller
 from make_tokenizer import ASSISTANT, CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, USER
 from octavo.models.builtin import builtin_folder
 from octavo.runtime.model_text import ModelText
@@ -21,7 +22,7 @@ STORY = (
     " rained. He lost his ball. He saw a needle near the old bridge. Lily helped him."
 )
 NUM_DRAWN = 400
-REAL_ONLY = Shares(made=0.0, chat=0.5, made_chat=0.0, talk=0.0)
+REAL_ONLY = Shares(made=0.0, chat=0.5, made_chat=0.0, plain=0.0, talk=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -142,13 +143,30 @@ def test_the_package_has_the_template_of_the_training(text: ModelText) -> None:
     assert json.loads(config)["chat_template"] == CHAT_TEMPLATE
 
 
+def test_a_topic_alone_is_followed_by_the_story_and_a_beginning_by_the_rest() -> None:
+    chance = random.Random(3)
+    teller = Teller(chance)
+    num_topics = num_unfinished = 0
+    for _ in range(300):
+        made = teller.story()
+        said, answer = plainly(made.topic, made.text, chance)
+        if answer == made.text:
+            num_topics += 1
+            assert said.rstrip(".!").lower() in made.topic.lower()
+        else:
+            assert made.text in (f"{said} {answer}", f"{said}\n{answer}")
+            num_unfinished += said[-1] not in '.!?"'
+    assert 100 < num_topics < 200
+    assert 30 < num_unfinished < 100
+
+
 def test_made_stories_and_talk_are_mixed_in_as_shares_say(text: ModelText) -> None:
     tokenizer = Tokenizer.from_file(str(builtin_folder() / "tokenizer.json"))
     mixture = Mixture([STORY] * 8, tokenizer, 2, FIRST_SHARES)
     before = decoded(mixture, tokenizer)
     real = before.count("loved to run in the park")
     assert 0.15 < real / (before.count(END_OF_TEXT) + before.count(USER)) < 0.7
-    mixture.shares = Shares(made=0.0, chat=0.0, made_chat=0.0, talk=1.0)
+    mixture.shares = Shares(made=0.0, chat=0.0, made_chat=0.0, plain=0.0, talk=1.0)
     mixture.rows(1, 12_000)  # what was begun
     assert "loved to run in the park" not in decoded(mixture, tokenizer)
 
