@@ -16,6 +16,7 @@ from make_tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER
 
 AGAIN_SHARE = 0.3
 """What answers something goes on with the conversation before it so often."""
+MAIN_THING = 3
 HASTY_SHARE = 0.15
 """Where some are plain, so many requests have neither capitals nor a mark at the end."""
 RENAMED_SHARE = 0.3
@@ -36,15 +37,13 @@ class Shares:
     """and of the made ones."""
     plain: float
     """Of the made stories that answer something, so many answer a topic alone, or a beginning."""
+    things: float
+    """Of the requests for made stories, so many name something that it says MAIN_THING times."""
     talk: float
     """Of everything that is told or said, so much is no story."""
 
 
-FIRST_SHARES = Shares(made=0.6, chat=0.05, made_chat=0.7, plain=0.0, talk=0.05)
-LATER_SHARES = Shares(made=0.8, chat=0.0, made_chat=0.7, plain=0.0, talk=0.07)
-"""While the rate falls: what is learned last stays best, and made stories hang together."""
-LAST_SHARES = Shares(made=0.8, chat=0.0, made_chat=0.7, plain=0.25, talk=0.07)
-"""A matter of form, which is learned soon."""
+FIRST_SHARES = Shares(made=0.6, chat=0.05, made_chat=0.7, plain=0.0, things=0.0, talk=0.05)
 
 
 class Rows(NamedTuple):
@@ -138,9 +137,12 @@ class Mixture:
             if chance.random() >= self.shares.made_chat:
                 return None, made.text
             # No share takes no chance: what comes before there is one stays as it is.
+            topic = made.topic
+            if self.shares.things and chance.random() < self.shares.things:
+                topic = chance.choice(self._requests.things(made.text, MAIN_THING) or [topic])
             if self.shares.plain and chance.random() < self.shares.plain:
-                return plainly(made.topic, made.text, chance)
-            request = request_for(made.topic, chance, again=again)
+                return plainly(topic, made.text, chance)
+            request = request_for(topic, chance, again=again)
             if self.shares.plain and chance.random() < HASTY_SHARE:
                 request = request.lower().rstrip(".!?")
             return request, made.text

@@ -150,7 +150,7 @@ class Requests:
 
     def _topic(self, story: str, chance: random.Random) -> str | None:
         subject = self._subject(story)
-        things = self._things(story)
+        things = self.things(story)
         name = NAME.search(story)
         kinds = []
         if subject:
@@ -176,8 +176,11 @@ class Requests:
                 return match[1]
         return None
 
-    def _things(self, story: str) -> list[str]:
-        """The rarest nouns of a story, each with an article: "a needle", "the old bridge"."""
+    def things(self, story: str, least: int = 1) -> list[str]:
+        """The rarest nouns of a story, each with an article: "a needle", "an egg".
+
+        ``least``: those that it says so often.
+        """
         found = {}
         for match in NOUN.finditer(story):
             # "a needle near the bridge": the second word is no noun, and the first one is.
@@ -186,5 +189,7 @@ class Requests:
                 found[noun] = self._seen[noun] / (1 + story.count(noun))
         rarest = sorted(found, key=found.__getitem__)[: NUM_SALIENT // 2]
         return [
-            ("an " if noun[0] in "aeiou" else "a ") + noun for noun in rarest if noun[-1] != "s"
+            ("an " if noun[0] in "aeiou" else "a ") + noun
+            for noun in rarest
+            if noun[-1] != "s" and len(re.findall(rf"\b{noun}\b", story)) >= least
         ]

@@ -11,6 +11,7 @@ import json
 import math
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -20,7 +21,7 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from batches import FIRST_SHARES, LAST_SHARES, LATER_SHARES, Mixture, Rows
+from batches import FIRST_SHARES, Mixture, Rows
 from corpus import Corpus, read_corpus
 from made_stories import Teller
 from make_tokenizer import END_OF_TEXT, make_tokenizer, save
@@ -35,16 +36,26 @@ LONG_FROM = 0.85
 """The share of the steps after which rows are long."""
 WARM_UP = 60
 DECAY_FROM = 0.4
-"""The share after which the rate falls to nothing, and more stories are made ones."""
+"""The share after which the rate falls to nothing."""
 MENTION_FROM = 1 / 3
 """The share after which a first mention of what was asked for counts FIRST_MENTION times."""
 FIRST_MENTION = 4.0
-PLAIN_FROM = 0.58
-"""The share after which some ask by a topic alone, or by the beginning of a story."""
 RATE = 3e-3
 WEIGHT_DECAY = 0.1
 DROPOUT = 0.05
 """Of the embeddings: anywhere else it would take a fifth of a step."""
+LATER_SHARES = replace(FIRST_SHARES, made=0.8, chat=0.0, talk=0.07)
+SHARES = (
+    (0, FIRST_SHARES),
+    (1320, LATER_SHARES),
+    (1900, replace(LATER_SHARES, plain=0.25)),
+    (2500, replace(LATER_SHARES, plain=0.25, things=0.3)),
+)
+"""From which step on there is how much of what.
+
+While the rate falls more stories are made ones: what is learned last stays best, and they hang
+together. How people ask is a matter of form, which is learned soon.
+"""
 LOG_EVERY = 20
 EVALUATE_EVERY = 100
 
@@ -171,9 +182,7 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
 
 def batches_of(mixture: Mixture, step: int) -> list[Rows]:
     """What a step is trained on, for one pass after the other."""
-    mixture.shares = FIRST_SHARES
-    if step >= DECAY_FROM * STEPS:
-        mixture.shares = LATER_SHARES if step < PLAIN_FROM * STEPS else LAST_SHARES
+    mixture.shares = [shares for first, shares in SHARES if step >= first][-1]
     mixture.first_mention = FIRST_MENTION if step >= MENTION_FROM * STEPS else 1.0
     context = LONG_CONTEXT if step >= LONG_FROM * STEPS else SHORT_CONTEXT
     rows = TOKENS_AT_ONCE // context

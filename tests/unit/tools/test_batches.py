@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from batches import Mixture, Rows, Shares
+from batches import MAIN_THING, Mixture, Rows, Shares
+from conversations import Requests
 from corpus import WORD
 from made_stories import Teller
 from make_tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER, make_tokenizer
 
-MADE = Shares(made=1.0, chat=0.0, made_chat=0.7, plain=0.0, talk=0.05)
+MADE = Shares(made=1.0, chat=0.0, made_chat=0.7, plain=0.0, things=0.0, talk=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,31 @@ def test_what_people_say_who_do_not_ask_is_mixed_in(mixture: Mixture, tokenizer:
     mixture.shares = replace(MADE, plain=1.0)
     mixture.rows(1, 512)  # what was begun
     assert num_asked(mixture.rows(16, 512)) < asked / 4
+
+
+def test_some_requests_name_only_a_thing(
+    mixture: Mixture, stories: list[str], tokenizer: Tokenizer
+) -> None:
+    def topics() -> list[str]:
+        tokens = mixture.rows(24, 512).tokens.flatten().tolist()
+        text = tokenizer.decode(tokens, skip_special_tokens=False)
+        return re.findall(r"about ([^<.!?,]+)[^<]*<\|end\|><\|assistant\|>", text)
+
+    requests = Requests(stories)
+    things = {thing for story in stories for thing in requests.things(story, MAIN_THING)}
+    before = topics()
+    mixture.shares = replace(MADE, things=1.0)
+    after = topics()
+    shares = [sum(topic in things for topic in each) / len(each) for each in (before, after)]
+    assert shares[1] > 0.4 > 2 * shares[0]
+
+
+def test_a_main_thing_is_said_again_and_again(stories: list[str]) -> None:
+    requests = Requests(stories)
+    found = [(story, thing) for story in stories for thing in requests.things(story, 3)]
+    assert len(found) > len(stories) / 3
+    for story, thing in found:
+        assert len(re.findall(rf"\b{thing.split()[1]}\b", story)) >= 3
 
 
 def test_requests_count_nothing_and_answers_do(mixture: Mixture, tokenizer: Tokenizer) -> None:

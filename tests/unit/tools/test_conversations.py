@@ -22,7 +22,7 @@ STORY = (
     " rained. He lost his ball. He saw a needle near the old bridge. Lily helped him."
 )
 NUM_DRAWN = 400
-REAL_ONLY = Shares(made=0.0, chat=0.5, made_chat=0.0, plain=0.0, talk=0.0)
+REAL_ONLY = Shares(made=0.0, chat=0.5, made_chat=0.0, plain=0.0, things=0.0, talk=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_made_stories_and_talk_are_mixed_in_as_shares_say(text: ModelText) -> No
     before = decoded(mixture, tokenizer)
     real = before.count("loved to run in the park")
     assert 0.15 < real / (before.count(END_OF_TEXT) + before.count(USER)) < 0.7
-    mixture.shares = Shares(made=0.0, chat=0.0, made_chat=0.0, plain=0.0, talk=1.0)
+    mixture.shares = Shares(made=0.0, chat=0.0, made_chat=0.0, plain=0.0, things=0.0, talk=1.0)
     mixture.rows(1, 12_000)  # what was begun
     assert "loved to run in the park" not in decoded(mixture, tokenizer)
 
