@@ -1,4 +1,4 @@
-// The exponential of attention's weights: cheaper than the canonical one, for what is never above 0.
+// The exponential of the weights of attention: for what is never above 0, and cheaper for that.
 // octavo/backends/canonical_attention.py says it in NumPy. Included by each unit inside its
 // anonymous namespace.
 #pragma once
