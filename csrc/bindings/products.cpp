@@ -10,8 +10,10 @@
 #include <vector>
 
 #include "arrays.h"
+#include "bindings/names.h"
 #include "bindings/pool.h"
 #include "bindings/turn.h"
+#include "executor/formats.h"
 #include "executor/product.h"
 
 namespace nb = nanobind;
@@ -24,17 +26,6 @@ using Access = Array::Access;
 constexpr int64_t kAlignment = 64;
 constexpr int64_t kReadBlockBytes = 1 << 20;
 constexpr int64_t kLoopsPerThread = 8;
-
-Format parse_format(const std::string& name) {
-  if (name == "f32") return Format::kF32;
-  if (name == "bf16") return Format::kBf16;
-  if (name == "w8") return Format::kW8;
-  if (name == "w4") return Format::kW4;
-  const std::string message = "unknown format '" + name + "': it is one of f32, bf16, w8, w4";
-  throw nb::value_error(message.c_str());
-}
-
-bool is_quantised(Format format) { return format == Format::kW8 || format == Format::kW4; }
 
 Element operand_element(Format format) {
   return format == Format::kF32    ? Element::kF32
@@ -51,7 +42,7 @@ class OperandArrays {
     require_size(values_, rows * depth);
     operand_.values = values_.memory();
     operand_.depth = depth;
-    operand_.value_bytes = format == Format::kF32 ? 4 : format == Format::kBf16 ? 2 : 1;
+    operand_.value_bytes = value_bytes(format);
     if (!is_quantised(format)) return;
     const Array scale_array(scales.ptr(), "scales", {Element::kF32}, access);
     const Array correction_array(corrections.ptr(), "corrections", {Element::kI32}, access);
@@ -79,7 +70,7 @@ class OperandArrays {
 };
 
 struct TilesTask {
-  void (*prepare)(const PrepareTask&);
+  Prepare prepare;
   const float* x;
   int64_t columns;
   RowTiles tiles;
@@ -137,7 +128,7 @@ class Products {
   const char* instruction_set() const { return set_.name; }
 
   bool pack(const std::string& format_name, nb::handle weights_object, nb::handle panels_object) {
-    const Format format = parse_format(format_name);
+    const Format format = format_of(format_name);
     const Array weights(weights_object.ptr(), "weights",
                         {Element::kF32, Element::kF16, Element::kU16}, Access::kRead);
     const Array panels(panels_object.ptr(), "panels", {Element::kU8}, Access::kWrite);
@@ -166,24 +157,22 @@ class Products {
 
   void prepare(const std::string& format_name, nb::handle x_object, nb::handle values,
                nb::handle scales, nb::handle corrections, nb::handle corrections_4) {
-    const Format format = parse_format(format_name);
+    const Format format = format_of(format_name);
     const FloatArray x(x_object.ptr(), "x", Access::kRead);
     if (x.num_dims() != 2) raise_type_error("x: has %d dimensions, expected 2", x.num_dims());
     const OperandArrays arrays(format, values, scales, corrections, corrections_4, x.dim(0),
                                padded(x.dim(1), depth_unit(format)), Access::kWrite);
     arrays.values().require_apart_from(x, false);
     const RowTiles tiles{x.dim(0)};
-    const TilesTask task{format == Format::kF32    ? kernels_.prepare_f32
-                         : format == Format::kBf16 ? kernels_.prepare_bf16
-                                                   : kernels_.prepare_int8,
-                         x.data(), x.dim(1), tiles, &arrays.operand()};
+    const TilesTask task{prepare_of(kernels_, format), x.data(), x.dim(1), tiles,
+                         &arrays.operand()};
     pool_.run(prepare_tiles, task, tiles.count(), 1);
   }
 
   void multiply(const std::string& format_name, nb::handle values, nb::handle scales,
                 nb::handle corrections, nb::handle corrections_4, nb::handle panels_object,
                 nb::handle out_object, nb::handle unpack) {
-    const Format format = parse_format(format_name);
+    const Format format = format_of(format_name);
     const FloatArray out(out_object.ptr(), "out", Access::kWrite);
     const Array panels(panels_object.ptr(), "panels", {Element::kU8}, Access::kRead);
     if (out.num_dims() != 2) raise_type_error("out: has %d dimensions, expected 2", out.num_dims());
@@ -228,7 +217,7 @@ class Products {
 
   void embed(const std::string& format_name, nb::handle panels_object, int64_t column,
              nb::handle out_object) {
-    const Format format = parse_format(format_name);
+    const Format format = format_of(format_name);
     const Array panels(panels_object.ptr(), "panels", {Element::kU8}, Access::kRead);
     const FloatArray out(out_object.ptr(), "out", Access::kWrite);
     if (out.num_dims() != 1) raise_type_error("out: has %d dimensions, expected 1", out.num_dims());
@@ -241,12 +230,10 @@ class Products {
     if (column < 0 || column >= panels.dim(0) * kPanelColumns) {
       throw nb::value_error("column is not one of the panels'");
     }
-    void (*const functions[])(const EmbedTask&) = {nullptr, kernels_.embed_bf16, kernels_.embed_w8,
-                                                   kernels_.embed_w4};
-    void (*const function)(const EmbedTask&) = functions[static_cast<int>(format)];
-    if (function == nullptr) throw nb::value_error("panels of f32 are not embedded from");
-    function({static_cast<const uint8_t*>(panels.memory()) + column / kPanelColumns * bytes,
-              static_cast<int>(column % kPanelColumns), out.dim(0), out.data()});
+    const EmbedColumn embed_column = embed_of(kernels_, format);
+    if (embed_column == nullptr) throw nb::value_error("panels of f32 are not embedded from");
+    embed_column({static_cast<const uint8_t*>(panels.memory()) + column / kPanelColumns * bytes,
+                  static_cast<int>(column % kPanelColumns), out.dim(0), out.data()});
   }
 
   uint64_t read(nb::handle memory_object) {

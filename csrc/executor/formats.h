@@ -1,4 +1,4 @@
-// Which kernels belong to a format.
+// What belongs to a format: kernels, and the operands that its weights are multiplied with.
 #pragma once
 
 #include "kernels/table.h"
@@ -8,6 +8,16 @@ namespace octavo {
 using Multiply = void (*)(const PanelsTask& task);
 using Prepare = void (*)(const PrepareTask& task);
 using EmbedColumn = void (*)(const EmbedTask& task);
+
+// Whether weights are integers times scales: operands have scales and corrections then.
+constexpr bool is_quantised(Format format) {
+  return format == Format::kW8 || format == Format::kW4;
+}
+
+// Bytes of one value of an operand.
+constexpr int value_bytes(Format format) {
+  return format == Format::kF32 ? 4 : format == Format::kBf16 ? 2 : 1;
+}
 
 inline Multiply multiply_of(const KernelTable& kernels, Format format) {
   switch (format) {

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "executor/formats.h"
+
 namespace octavo {
 namespace {
 
@@ -36,20 +38,11 @@ Operand Forward::add_operand(Format format, int64_t depth) {
   Operand operand{};
   operand.depth = padded(depth, depth_unit(format));
   const int64_t size = max_rows() * operand.depth;
-  switch (format) {
-    case Format::kF32:
-      operand.value_bytes = 4;
-      break;
-    case Format::kBf16:
-      operand.value_bytes = 2;
-      break;
-    case Format::kW8:
-    case Format::kW4:
-      operand.value_bytes = 1;
-      operand.scales = take(size / kGroup);
-      operand.corrections = reinterpret_cast<int32_t*>(take(size / kGroup));
-      operand.corrections_4 = reinterpret_cast<int32_t*>(take(size / kSmallGroup));
-      break;
+  operand.value_bytes = value_bytes(format);
+  if (is_quantised(format)) {
+    operand.scales = take(size / kGroup);
+    operand.corrections = reinterpret_cast<int32_t*>(take(size / kGroup));
+    operand.corrections_4 = reinterpret_cast<int32_t*>(take(size / kSmallGroup));
   }
   operand.values = take((size * operand.value_bytes + 3) / 4);
   return operand;

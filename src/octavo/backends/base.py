@@ -81,28 +81,26 @@ class Batch:
     score_num_top: I32  # (scores,) 0..20
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ScoredRows:
     """Logprobs of given tokens under raw logits; the k best first, lower id first in a tie."""
 
     logprobs: F32  # (rows,)
-    top_ids: list[I32]  # a row each: (k,)
-    top_logprobs: list[F32]  # a row each: (k,)
+    top_ids: Sequence[I32]  # a row each: (k,)
+    top_logprobs: Sequence[F32]  # a row each: (k,)
 
     @classmethod
-    def for_rows(cls, num_rows: int) -> ScoredRows:
-        """Room for the scores of blocks of rows, to be put in with :meth:`put`."""
-        return cls(np.empty(num_rows, np.float32), [], [])
-
-    def put(self, block: slice, part: ScoredRows) -> None:
-        """The scores of the next block of rows."""
-        self.logprobs[block] = part.logprobs
-        self.top_ids.extend(part.top_ids)
-        self.top_logprobs.extend(part.top_logprobs)
+    def joined(cls, blocks: Sequence[ScoredRows]) -> ScoredRows:
+        """The scores of blocks of rows, one after the other."""
+        return cls(
+            np.concatenate([NO_SCORES.logprobs, *(block.logprobs for block in blocks)]),
+            [ids for block in blocks for ids in block.top_ids],
+            [logprobs for block in blocks for logprobs in block.top_logprobs],
+        )
 
 
-NO_SCORES = ScoredRows(np.empty(0, np.float32), [], [])
-"""Shared by all who have none."""
+NO_SCORES = ScoredRows(np.frombuffer(b"", np.float32), (), ())
+"""Shared by all who have none: nobody can change it."""
 
 
 @dataclass(slots=True)
@@ -179,6 +177,9 @@ class Executable(Protocol):
 
         For tiers, hand-over, and tests that poison what is free.
         """
+
+    def close(self) -> None:
+        """Nothing is run afterwards: what holds the weights for later starts lets go of them."""
 
 
 class Backend(Protocol):

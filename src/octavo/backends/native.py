@@ -6,6 +6,7 @@ call, ``csrc/executor`` runs the calls, ``csrc/kernels`` computes.
 
 from __future__ import annotations
 
+import weakref
 from math import prod
 
 import numpy as np
@@ -188,6 +189,8 @@ class NativeExecutable:
         self.weights_from_cache = packed.from_cache
         """Whether they were read packed."""
         self._packed = packed
+        # An engine that could not be loaded to the end is closed by nobody.
+        weakref.finalize(self, packed.close).atexit = False
         packed.keep()
 
     def numerics(self) -> dict[str, str]:
@@ -242,6 +245,10 @@ class NativeExecutable:
         """One page's bytes, a writable view."""
         view: NDArray[np.uint8] = self._pages[group][page]
         return view
+
+    def close(self) -> None:
+        """Nothing is run afterwards; see :meth:`PackedWeights.close`."""
+        self._packed.close()
 
     def _copy_pages(self, batch: Batch) -> None:
         self._packed.num_steps += 1

@@ -39,11 +39,9 @@ from octavo.program.ir import (
     Weight,
     inputs_of,
 )
-from octavo.weights.formats import PANEL_COLUMNS
+from octavo.weights.formats import FORMATS, PANEL_COLUMNS
 
 MAX_HEAD_DIM = 256
-OPERANDS = {"f32": "f32", "bf16": "bf16", "w8": "int8", "w4": "int8"}
-"""The operands of products, by the format of the weights."""
 
 _NO_BIAS = np.float32(-0.0)
 """Added to a number it changes nothing, not even the sign of a zero."""
@@ -249,15 +247,15 @@ class Layout:
         if value.index in self._operand_of:
             return self._operand_of[value.index]
         operand = self._operand_memory(value.rows, value.features, form, gated=False)
-        held = self._prepared.get((value.rows, OPERANDS[form], value.features))
-        if held != value.index:
+        key = value.rows, FORMATS[form].operand, value.features
+        if self._prepared.get(key) != value.index:
             self._forward.prepare(self._views[value.index], value.features, operand, form)
-            self._prepared[value.rows, OPERANDS[form], value.features] = value.index
+            self._prepared[key] = value.index
         return operand
 
     def _operand_memory(self, rows: RowKind, features: int, form: str, *, gated: bool) -> Operand:
         # A gated product reads one operand while it writes another.
-        key = rows, OPERANDS[form], features, gated
+        key = rows, FORMATS[form].operand, features, gated
         if key not in self._operands:
             self._operands[key] = self._forward.operand(form, features)
         return self._operands[key]

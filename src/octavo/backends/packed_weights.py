@@ -96,6 +96,7 @@ class PackedWeights:
         self._is_kept = self.fingerprint is not None  # with all there is to know
         self.num_steps = 0
         """Counted by whoever computes with the weights."""
+        self._is_closed = False
         if found is None:
             for stack in self._views:
                 _pack(stack, formats, source, packer, self.panels(stack))
@@ -110,7 +111,7 @@ class PackedWeights:
         """Write them to the cache while nobody waits for an answer; False: there is no need.
 
         A process that ends does so after its weights are written. Nothing but the weights is held
-        meanwhile.
+        meanwhile; after :meth:`close` they are held for as long as writing takes.
         """
         if self._cache is None or self._wanted is None or self._is_kept:
             return False
@@ -120,8 +121,16 @@ class PackedWeights:
         ).start()
         return True
 
+    def close(self) -> None:
+        """Nobody computes with them any more: they are written now; without any step, never.
+
+        Returns at once. A file that is being written is finished.
+        """
+        self._is_closed = True  # no event: garbage is collected wherever locks are held
+
     def _keep(self, cache: PackCache, wanted: Contents) -> None:
-        _wait_until_quiet(lambda: self.num_steps)
+        if not _wait_until_quiet(lambda: self.num_steps, lambda: self._is_closed):
+            return
         if self.from_cache and self.fingerprint is None:
             return  # still nobody has asked for it
         identity = self._source.identity()
@@ -201,18 +210,20 @@ def _pack(
         first += num_panels
 
 
-def _wait_until_quiet(steps: Callable[[], int]) -> None:
-    """Until none was computed for QUIET_S after the first, or the process ends.
+def _wait_until_quiet(steps: Callable[[], int], is_closed: Callable[[], bool]) -> bool:
+    """Until none was computed for QUIET_S after the first, or none will be, or the process ends.
 
-    Whoever is never quiet, or never starts, is waited for LONGEST_WAIT_S.
+    Whoever is never quiet, or never starts, is waited for LONGEST_WAIT_S. False: it was closed
+    before the first.
     """
     started = changed = time.monotonic()
     seen = steps()
-    while threading.main_thread().is_alive():
+    while threading.main_thread().is_alive() and not is_closed():
         time.sleep(_POLL_S)
         now = time.monotonic()
         if steps() != seen:
             seen, changed = steps(), now
         is_quiet = seen > 0 and now - changed >= QUIET_S
         if is_quiet or now - started >= LONGEST_WAIT_S:
-            return
+            break
+    return steps() > 0 or not is_closed()

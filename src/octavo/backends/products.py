@@ -13,20 +13,13 @@ from numpy.typing import NDArray
 
 from octavo._native import Products, ThreadPool
 from octavo.core.errors import ConfigError
+from octavo.weights.formats import FORMATS, GROUP, SMALL_GROUP
 
 F32 = NDArray[np.float32]
 U8 = NDArray[np.uint8]
 
-GROUP = 128
-SMALL_GROUP = 32
-
-_VALUES: dict[str, tuple[Any, int]] = {
-    "f32": (np.float32, 1),
-    "bf16": (np.uint16, 2),
-    "w8": (np.int8, GROUP),
-    "w4": (np.int8, GROUP),
-}
-"""What an operand's values are for each format of weights, and the unit of its depth."""
+_VALUES: dict[str, Any] = {"f32": np.float32, "bf16": np.uint16, "int8": np.int8}
+"""What an operand's values are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +36,10 @@ class Operand:
     @classmethod
     def empty(cls, weights: str, rows: int, depth: int) -> Operand:
         """Memory for so many rows; `prepare` fills it."""
-        dtype, unit = _VALUES[weights]
-        padded = -(-depth // unit) * unit
-        values = np.empty(rows * padded, dtype)
-        if unit != GROUP:
+        form = FORMATS[weights]
+        padded = -(-depth // form.unit) * form.unit
+        values = np.empty(rows * padded, _VALUES[form.operand])
+        if form.operand != "int8":
             return cls(weights, values)
         groups = rows * (padded // GROUP)
         small_groups = rows * (padded // SMALL_GROUP)

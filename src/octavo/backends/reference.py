@@ -151,22 +151,28 @@ class ReferenceExecutable:
         # Infinities and NaN of one row are that row's failure, found by the sampler.
         with np.errstate(all="ignore"):
             step, values = self._compute(batch)
-            rows = Rows(
-                np.empty(len(batch.sample_rows), np.int32),
-                ScoredRows.for_rows(len(batch.sample_rows)),
-                ScoredRows.for_rows(len(batch.score_rows)),
-            )
+            token_ids = np.empty(len(batch.sample_rows), np.int32)
+            scored: list[ScoredRows] = []
+            failures: dict[int, str] = {}
             for block, logits in self._logits(step, values, batch.sample_rows):
                 sampling = rows_between(batch.sampling, block.start, block.stop)
-                rows.token_ids[block], scores, errors = sample(logits, sampling, self._kernels)
-                rows.scores.put(block, scores)
-                rows.errors.update({block.start + row: why for row, why in errors.items()})
+                token_ids[block], scores, errors = sample(logits, sampling, self._kernels)
+                scored.append(scores)
+                failures.update({block.start + row: why for row, why in errors.items()})
+            prompt_scored: list[ScoredRows] = []
+            prompt_failures: dict[int, str] = {}
             for block, logits in self._logits(step, values, batch.score_rows):
                 targets, num_top = batch.score_targets[block], batch.score_num_top[block]
                 scores, errors = score(logits, targets, num_top, self._kernels)
-                rows.prompt_scores.put(block, scores)
-                rows.prompt_errors.update({block.start + row: why for row, why in errors.items()})
-        return rows
+                prompt_scored.append(scores)
+                prompt_failures.update({block.start + row: why for row, why in errors.items()})
+        return Rows(
+            token_ids,
+            ScoredRows.joined(scored),
+            ScoredRows.joined(prompt_scored),
+            failures,
+            prompt_failures,
+        )
 
     def logits(self, batch: Batch, rows: I32) -> F32:
         """As :meth:`run`, but instead of sampling the logits of these rows: (rows, vocab)."""
@@ -182,6 +188,9 @@ class ReferenceExecutable:
     def page(self, group: int, page: int) -> NDArray[np.uint8]:
         """One page's bytes, a writable view: (layers * 2 * kv heads * 16 * head_dim * 4,)."""
         return self._pools[group].bytes_of(page)
+
+    def close(self) -> None:
+        """Nothing: the weights live as long as this does."""
 
     def _compute(self, batch: Batch) -> tuple[_Step, dict[int, F32]]:
         """Everything before the heads."""

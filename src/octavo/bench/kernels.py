@@ -41,7 +41,6 @@ _SPINS = 20_000
 _ROOF_TRIES = 5
 _PATTERN_COLUMNS = 8 * PANEL_COLUMNS
 PARTS = ("products", "attention", "sampler")
-_KINDS = {"f32": "f32", "bf16": "bf16", "w8": "int8", "w4": "int8"}
 
 U8 = NDArray[np.uint8]
 
@@ -185,7 +184,7 @@ class _Meter:
         out: NDArray[np.float32],
         repeat: int,
     ) -> KernelRow:
-        kind = _KINDS[name]
+        kind = find_format(name).operand
         macs = len(out) * matrix.columns * matrix.depth
         num_bytes = copies[0].nbytes
         self._multiply(operand, copies, out)  # warm

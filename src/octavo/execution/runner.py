@@ -90,9 +90,10 @@ class Runner:
         return self._executable.seconds()
 
     def close(self) -> None:
-        """Wait for steps in flight and end the thread."""
+        """Wait for steps in flight, end the thread, and close the executable."""
         if self._thread is not None:
             self._thread.shutdown()
+        self._executable.close()
 
     def _run(self, plan: StepPlan) -> StepResult:
         started = self._clock()

@@ -57,6 +57,8 @@ class WeightFormat:
     """The depth (inputs) is padded to a multiple of it."""
     group: int | None
     """Inputs that share a scale."""
+    operand: str
+    """What a product multiplies it with: f32, bf16 or int8."""
 
     def panel_bytes(self, depth: int) -> int:
         """Of 32 columns (outputs) along a depth, padded here."""
@@ -71,10 +73,10 @@ class WeightFormat:
 FORMATS = {
     one.name: one
     for one in (
-        WeightFormat("f32", 32, 1, None),
-        WeightFormat("bf16", 16, 2, None),
-        WeightFormat("w8", 8.125, GROUP, GROUP),
-        WeightFormat("w4", 4.5, GROUP, SMALL_GROUP),
+        WeightFormat("f32", 32, 1, None, "f32"),
+        WeightFormat("bf16", 16, 2, None, "bf16"),
+        WeightFormat("w8", 8.125, GROUP, GROUP, "int8"),
+        WeightFormat("w4", 4.5, GROUP, SMALL_GROUP, "int8"),
     )
 }
 

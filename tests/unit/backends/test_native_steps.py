@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,15 @@ def test_the_usual_rows_have_no_scores(folder: Path) -> None:
     rows = run.executable.run(batch)
     assert rows.scores is rows.prompt_scores is NO_SCORES
     assert (rows.errors, rows.prompt_errors) == ({}, {})
+
+
+def test_what_all_share_who_have_no_scores_cannot_be_changed() -> None:
+    assert (NO_SCORES.top_ids, NO_SCORES.top_logprobs) == ((), ())
+    assert NO_SCORES.logprobs.size == 0
+    with pytest.raises(ValueError, match="does not own its data"):
+        NO_SCORES.logprobs.resize(1)
+    with pytest.raises(FrozenInstanceError):
+        NO_SCORES.top_ids = []  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("row", [Row(temperature=0), Row(seed=1), Row(top_k=9, num_logprobs=3)])

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +23,12 @@ from octavo.backends import packed_weights
 from octavo.backends.native import NativeBackend, NativeExecutable
 from octavo.backends.packed_weights import PackedWeights
 from octavo.core.errors import ModelError
+from octavo.core.request import SamplingParams
 from octavo.models.registry import build
 from octavo.models.spec import ModelSpec
 from octavo.program.fuse import NO_FUSIONS, Fusions, fuse
-from octavo.weights import identity
+from octavo.runtime.llm import LLM
+from octavo.weights import identity, pack_cache
 from octavo.weights.checkpoint import Checkpoint
 from octavo.weights.dummy import DummyWeights
 from octavo.weights.formats import FORMATS, pack
@@ -28,6 +36,7 @@ from octavo.weights.pack_cache import PackCache
 from octavo.weights.recipes import formats_of
 from tests.architectures import CASES, Case
 from tests.forward import TinyRun
+from tests.small_model import write_small_model
 from tests.tiny import write_tiny_model
 
 TICK_S = 0.02
@@ -64,10 +73,25 @@ def run(
     return tiny.executable, logits
 
 
+def writers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "octavo-pack-cache"]
+
+
+def the_writer() -> threading.Thread:
+    (writer,) = writers()
+    return writer
+
+
 def wait_for_writers() -> None:
-    for thread in threading.enumerate():
-        if thread.name == "octavo-pack-cache":
-            thread.join()
+    for thread in writers():
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def memory_of(writer: threading.Thread) -> weakref.ref[np.ndarray]:
+    """The packed weights that it is going to write."""
+    packed: PackedWeights = writer._target.__self__  # type: ignore[attr-defined]
+    return weakref.ref(packed._memory)
 
 
 @pytest.mark.parametrize("weights", FORMAT_NAMES)
@@ -196,10 +220,98 @@ def test_writing_waits_until_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> No
         seen.append(next(steps, 39))
         return seen[-1]
 
-    packed_weights._wait_until_quiet(count)
+    assert packed_weights._wait_until_quiet(count, lambda: False)
     assert seen[-2:] == [39, 39]  # not before the first, and not between two
     monkeypatch.setattr(packed_weights, "LONGEST_WAIT_S", 0.01)
-    packed_weights._wait_until_quiet(lambda: 0)
+    assert packed_weights._wait_until_quiet(lambda: 0, lambda: False)
+    assert not packed_weights._wait_until_quiet(lambda: 0, lambda: True)
+    assert packed_weights._wait_until_quiet(lambda: 1, lambda: True)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1])
+def test_a_closed_engine_lets_go_of_its_weights(
+    num_steps: int, tmp_path: Path, cache: PackCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits for quiet any more: what has answered is written now, the rest never."""
+    monkeypatch.setattr(packed_weights, "QUIET_S", 600.0)
+    monkeypatch.setattr(packed_weights, "LONGEST_WAIT_S", 600.0)
+    monkeypatch.setattr(PackCache, "of_user", lambda _: cache)
+    folder = write_tiny_model(tmp_path / "model")
+    llm = LLM(folder, weights="w8", num_pages=8)
+    memory = memory_of(the_writer())
+    for _ in range(num_steps):
+        llm.generate([[1, 2]], SamplingParams(max_tokens=1))
+    assert the_writer().is_alive()
+    llm.close()
+    wait_for_writers()
+    assert len(cache.entries()) == num_steps
+    del llm
+    gc.collect()
+    assert memory() is None
+
+
+def test_weights_that_nobody_holds_are_let_go_of(
+    tmp_path: Path, cache: PackCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an error between loading the weights and the end of loading: nobody closes those."""
+    monkeypatch.setattr(packed_weights, "LONGEST_WAIT_S", 600.0)
+    backend = NativeBackend(1, weights="w8", pack_cache=cache)
+    tiny = TinyRun(write_tiny_model(tmp_path / "model"), backend=backend)
+    memory = memory_of(the_writer())
+    del tiny
+    gc.collect()
+    wait_for_writers()
+    assert cache.entries() == []
+    assert memory() is None
+
+
+def test_weights_are_held_while_they_are_written(
+    tmp_path: Path, cache: PackCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing neither waits for the disk nor breaks off what was begun."""
+    begun, goes_on = threading.Event(), threading.Event()
+    write_packed = pack_cache.write_packed
+
+    def slow(*arguments: Any) -> None:
+        begun.set()
+        assert goes_on.wait(10)
+        write_packed(*arguments)
+
+    monkeypatch.setattr(pack_cache, "write_packed", slow)
+    folder = write_tiny_model(tmp_path / "model")
+    backend = NativeBackend(1, weights="w8", pack_cache=cache)
+    tiny = TinyRun(folder, backend=backend)
+    memory = memory_of(the_writer())
+    expected = tiny.prompt_logits([1, 2])
+    assert begun.wait(10)
+    tiny.executable.close()
+    del tiny
+    gc.collect()
+    assert memory() is not None
+    goes_on.set()
+    wait_for_writers()
+    assert memory() is None
+    second = TinyRun(folder, backend=backend)
+    assert second.executable.weights_from_cache  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(second.prompt_logits([1, 2]), expected)
+
+
+def test_a_command_leaves_packed_weights_for_the_next(tmp_path: Path) -> None:
+    folder = write_small_model(tmp_path / "model")
+    code = f"""
+from octavo.cli.main import main
+from octavo.runtime.llm import LLM
+from octavo.weights import identity, pack_cache
+from octavo.weights.pack_cache import PackCache
+identity.SETTLED_NS = 0
+PackCache.wants = lambda self, num_bytes: True
+raise SystemExit(
+    main(["generate", {str(folder)!r}, "Hi", "--max-tokens", "1", "--weights", "w8"])
+)
+"""
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert len(PackCache(tmp_path / "octavo" / "packed").entries()) == 1
 
 
 def test_dummy_weights_are_never_kept(tmp_path: Path, cache: PackCache) -> None:

@@ -29,6 +29,7 @@ class CountingExecutable:
         self.exception: Exception | None = None
         self.gate = threading.Event()
         self.gate.set()
+        self.is_closed = False
 
     def run(self, batch: Batch) -> Rows:
         assert self.gate.wait(60)
@@ -46,6 +47,10 @@ class CountingExecutable:
 
     def page(self, group: int, page: int) -> NDArray[np.uint8]:
         raise AssertionError("not used")
+
+    def close(self) -> None:
+        assert self.gate.is_set()  # no step is being computed
+        self.is_closed = True
 
 
 def scored(rows: int) -> ScoredRows:
@@ -189,3 +194,16 @@ def test_overlapped_steps_run_in_order_while_the_caller_goes_on() -> None:
     assert runner.collect(second).outcomes[0].token_id == 101
     assert executable.batches[1].token_ids.tolist() == [100]
     runner.close()
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_closing_waits_for_a_step_and_closes_the_executable(overlap: bool) -> None:
+    executable = CountingExecutable()
+    runner = make_runner(executable, overlap=overlap)
+    if overlap:
+        executable.gate.clear()
+        threading.Timer(0.05, executable.gate.set).start()
+    runner.submit(StepPlan(1, enter=[entry(0, (5,))], ranges=[TokenRange(0, 0, 1, True)]))
+    runner.close()
+    assert executable.is_closed
+    assert len(executable.batches) == 1
