@@ -1,5 +1,6 @@
 """From stories to rows of token ids, a new mixture in every epoch."""
 
+import hashlib
 import random
 import re
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ class Shares:
     plain: float
     """Of the made stories that answer something, so many answer a topic alone, or a beginning."""
     things: float
-    """Of the requests for made stories, so many name something that it says MAIN_THING times."""
+    """Of the topics of made stories, so many are a thing that it says MAIN_THING times, if any."""
     talk: float
     """Of everything that is told or said, so much is no story."""
 
@@ -60,16 +61,13 @@ class Rows(NamedTuple):
 class Mixture:
     """Rows of tokens, cut from a stream of stories and conversations.
 
+    Tokens of requests count nothing in the loss, and others 1; but where a rare word of what was
+    said comes up first in the answer, they count ``first_mention``.
+
     Stories of the corpus come in another order in every epoch; names of people change places in
     some, so that a name has to be looked up, not remembered. Made stories are new every time. Some
     stories stand alone, some answer a request, alone or after others in the same conversation.
     ``shares`` and ``first_mention`` may be changed at any time, for what is drawn from then on.
-    """
-
-    first_mention: float
-    """What a token counts where something that was asked for is told of for the first time.
-
-    Other tokens of answers count 1, those of requests nothing.
     """
 
     def __init__(
@@ -104,6 +102,11 @@ class Mixture:
         parts = stream[: needed - 1], stream[1:needed], worth[1:needed]
         return Rows(*(part.reshape(count, context) for part in parts))
 
+    def state(self) -> str:
+        """The same for two that will give the same rows, if they are asked for the same ones."""
+        rest = b"".join(part.tobytes() for part in self._rest)
+        return hashlib.sha256(repr(self._chance.getstate()).encode() + rest).hexdigest()
+
     def _stream(self) -> Iterator[tuple[list[int], list[float]]]:
         """Token ids, and what they count in the loss."""
         ids = self._ids
@@ -121,7 +124,7 @@ class Mixture:
                 weights += [0.0] * len(given)
             told = self._encode(answer)
             tokens += told.ids
-            weights += self._worth(told, request or "", answer)
+            weights += self.worth(told, request or "", answer)
             if request is not None:
                 tokens.append(ids[END_OF_TURN])
                 weights.append(1.0)
@@ -158,8 +161,8 @@ class Mixture:
             self._chance.shuffle(self._stories)
             yield from self._stories
 
-    def _worth(self, told: Encoding, request: str, answer: str) -> list[float]:
-        """What each token of an answer counts: more where it names what was asked for."""
+    def worth(self, told: Encoding, request: str, answer: str) -> list[float]:
+        """What each token of an answer counts."""
         weights = [1.0] * len(told.ids)
         for word in set(WORD.findall(request)):
             first = re.search(rf"\b{re.escape(word)}s?\b", answer, re.IGNORECASE)

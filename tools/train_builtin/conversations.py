@@ -76,7 +76,7 @@ TOPIC_SHARE = 0.5
 """Of what is said without asking, so much is a topic; the rest are beginnings."""
 UNFINISHED_SHARE = 0.4
 """So many beginnings end in the middle of a sentence."""
-ARTICLE = re.compile("^(?:an?|the) ")
+LEADING_ARTICLE = re.compile("^(?:an?|the) ")
 SENTENCE_END = re.compile(r'[.!?]"?(?=\s)')
 
 
@@ -94,7 +94,7 @@ def plainly(topic: str, story: str, chance: random.Random) -> tuple[str, str]:
     and the rest of it.
     """
     if chance.random() < TOPIC_SHARE:
-        words = topic if chance.random() < 0.5 else ARTICLE.sub("", topic)
+        words = topic if chance.random() < 0.5 else LEADING_ARTICLE.sub("", topic)
         if chance.random() < 0.4:
             words = words[0].upper() + words[1:]
         return words + chance.choice(("", "", ".", "!")), story
@@ -145,7 +145,7 @@ class Requests:
         return request_for(self._topic(story, chance), chance, again=again)
 
     def is_rare(self, word: str) -> bool:
-        """Whether it says what a story is about, and not only that it is a story."""
+        """Whether no more than RARE of the stories have it."""
         return self._seen[word.lower()] <= RARE
 
     def _topic(self, story: str, chance: random.Random) -> str | None:

@@ -56,8 +56,7 @@ class Attention(nn.Module):
 def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """All [batch, HEADS, tokens, HEAD_DIM]; blocks of queries see no later block's keys.
 
-    Compiled, a training step takes about two thirds of what it takes with PyTorch's fused
-    attention, whose backward pass is slow on CPUs.
+    PyTorch's fused attention has a slow backward pass on CPUs: docs/log.md has how slow.
     """
     mixed = []
     for start in range(0, q.shape[2], BLOCK):

@@ -32,22 +32,22 @@ STEPS = 3300
 TOKENS_A_STEP = 16_384
 TOKENS_AT_ONCE = 8_192
 SHORT_CONTEXT, LONG_CONTEXT = 512, 1024
-LONG_FROM = 0.85
-"""The share of the steps after which rows are long."""
+LONG_FROM = 2805
+"""The step from which on rows are long."""
 WARM_UP = 60
-DECAY_FROM = 0.4
-"""The share after which the rate falls to nothing."""
-MENTION_FROM = 1 / 3
-"""The share after which a first mention of what was asked for counts FIRST_MENTION times."""
+DECAY_FROM = 1320
+"""From here on the rate falls to nothing."""
+MENTION_FROM = 1100
+"""From here on a first mention of what was asked for counts FIRST_MENTION times."""
 FIRST_MENTION = 4.0
 RATE = 3e-3
 WEIGHT_DECAY = 0.1
 DROPOUT = 0.05
-"""Of the embeddings: anywhere else it would take a fifth of a step."""
+"""Of the embeddings; in every layer it would take much longer: docs/log.md."""
 LATER_SHARES = replace(FIRST_SHARES, made=0.8, chat=0.0, talk=0.07)
 SHARES = (
     (0, FIRST_SHARES),
-    (1320, LATER_SHARES),
+    (DECAY_FROM, LATER_SHARES),
     (1900, replace(LATER_SHARES, plain=0.25)),
     (2500, replace(LATER_SHARES, plain=0.25, things=0.3)),
 )
@@ -64,7 +64,7 @@ def rate_at(step: int) -> float:
     """As a share of RATE."""
     if step < WARM_UP:
         return (step + 1) / WARM_UP
-    return min(1.0, (STEPS - step) / (STEPS * (1 - DECAY_FROM)))
+    return min(1.0, (STEPS - step) / (STEPS - DECAY_FROM))
 
 
 def held_out_bits(model: Stories, tokenizer: Tokenizer, stories: list[str]) -> float:
@@ -142,6 +142,8 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
             stepper.load_state_dict(values)
         for step in range(first):
             batches_of(mixture, step)
+        if mixture.state() != state["data"]:
+            raise SystemExit(f"{saved}: saved by a training on other data, or in another order")
         torch.set_rng_state(state["random"])
     began, losses = time.monotonic(), []
     for step in range(first, STEPS):
@@ -172,6 +174,7 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
                     "model": model.state_dict(),
                     "steppers": [stepper.state_dict() for stepper in steppers],
                     "random": torch.get_rng_state(),
+                    "data": mixture.state(),
                 }
                 torch.save(state, saved.with_suffix(".part"))
                 saved.with_suffix(".part").rename(saved)
@@ -183,8 +186,8 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
 def batches_of(mixture: Mixture, step: int) -> list[Rows]:
     """What a step is trained on, for one pass after the other."""
     mixture.shares = [shares for first, shares in SHARES if step >= first][-1]
-    mixture.first_mention = FIRST_MENTION if step >= MENTION_FROM * STEPS else 1.0
-    context = LONG_CONTEXT if step >= LONG_FROM * STEPS else SHORT_CONTEXT
+    mixture.first_mention = FIRST_MENTION if step >= MENTION_FROM else 1.0
+    context = LONG_CONTEXT if step >= LONG_FROM else SHORT_CONTEXT
     rows = TOKENS_AT_ONCE // context
     return [mixture.rows(rows, context) for _ in range(TOKENS_A_STEP // TOKENS_AT_ONCE)]
 

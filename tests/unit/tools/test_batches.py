@@ -12,10 +12,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from batches import MAIN_THING, Mixture, Rows, Shares
-from conversations import Requests
-from corpus import WORD
+from conversations import RARE, Requests
 from made_stories import Teller
-from make_tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER, make_tokenizer
+from make_tokenizer import ASSISTANT, USER, make_tokenizer
 
 MADE = Shares(made=1.0, chat=0.0, made_chat=0.7, plain=0.0, things=0.0, talk=0.05)
 
@@ -94,9 +93,7 @@ def test_a_main_thing_is_said_again_and_again(stories: list[str]) -> None:
 
 
 def test_requests_count_nothing_and_answers_do(mixture: Mixture, tokenizer: Tokenizer) -> None:
-    begins, asked, told, ends = map(
-        tokenizer.token_to_id, (END_OF_TEXT, USER, ASSISTANT, END_OF_TURN)
-    )
+    asked, told = map(tokenizer.token_to_id, (USER, ASSISTANT))
     in_request, num_requests = False, 0
     for token, weight in flat(mixture.rows(8, 512)):
         in_request |= token == asked
@@ -105,27 +102,50 @@ def test_requests_count_nothing_and_answers_do(mixture: Mixture, tokenizer: Toke
             in_request = False
             num_requests += 1
         assert weight in (0.0, 1.0)
-        if token == begins or (token == ends and not in_request):
-            assert weight == 1.0
     assert num_requests > 5
 
 
-def test_what_was_asked_for_counts_more_when_it_is_told_first(
-    mixture: Mixture, tokenizer: Tokenizer
-) -> None:
-    """Where tokens begin to count more, a word of the request begins."""
-    asked, told, ends = map(tokenizer.token_to_id, (USER, ASSISTANT, END_OF_TURN))
+def test_only_the_first_mention_of_a_rare_word_counts_more(tokenizer: Tokenizer) -> None:
+    often = ["The little girl and a dog went to the park."] * (RARE + 1)
+    mixture = Mixture(often, tokenizer, seed=5)
     mixture.first_mention = 4.0
-    ids, weights = map(list, zip(*flat(mixture.rows(16, 512)), strict=True))
-    num_heavy = 0
-    for begin in [index for index, token in enumerate(ids) if token == asked][:-1]:
-        answer = ids.index(told, begin) + 1
-        request = WORD.findall(tokenizer.decode(ids[begin:answer]).lower())
-        end = ids.index(ends, answer) if ends in ids[answer:] else len(ids)
-        heavy = [index for index in range(answer, end) if weights[index] == 4.0]
-        for index in heavy:
-            if index - 1 not in heavy:
-                named = WORD.findall(tokenizer.decode(ids[index : index + 8]).lower())[0]
-                assert {named, named.removesuffix("s")} & set(request)
-        num_heavy += bool(heavy)
-    assert num_heavy > 10
+    answer = "The little girl had kites. One kite was a dragon, and the kite flew."
+    told = tokenizer.encode(answer)
+    weights = mixture.worth(told, "Tell me about the little girl, a kite and a dragon!", answer)
+    heavy = [span for span, weight in zip(told.offsets, weights, strict=True) if weight == 4.0]
+    marked = "".join("^" if covered(at, heavy) else " " for at in range(len(answer)))
+    assert [answer[slice(*match.span())] for match in re.finditer(r"\^+", marked)] == [
+        " kites",
+        " dragon",
+    ]
+    assert set(weights) == {1.0, 4.0}
+
+
+def covered(at: int, spans: list[tuple[int, int]]) -> bool:
+    return any(start <= at < end for start, end in spans)
+
+
+def test_what_is_told_counts_so_in_rows_too(mixture: Mixture) -> None:
+    mixture.first_mention = 4.0
+    counts = np.unique(mixture.rows(8, 512).weights).tolist()
+    assert counts == [0.0, 1.0, 4.0]
+
+
+def test_the_state_tells_whether_the_same_rows_follow(
+    stories: list[str], tokenizer: Tokenizer
+) -> None:
+    """Over a change of shares, as in a training that is taken up again."""
+    one, other = (Mixture(stories, tokenizer, seed=5, shares=MADE) for _ in range(2))
+    for each in (one, other):
+        each.rows(2, 512)
+        each.shares = replace(MADE, plain=0.5, things=0.5)
+        each.rows(2, 512)
+    assert one.state() == other.state()
+    one.rows(1, 8)
+    assert one.state() != other.state()
+    other.rows(1, 8)
+    assert one.state() == other.state()
+    one.shares = replace(MADE, plain=1.0)
+    for each in (one, other):
+        each.rows(8, 512)
+    assert one.state() != other.state()

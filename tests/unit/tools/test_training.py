@@ -1,0 +1,52 @@
+"""What a training computes; where PyTorch is, which nothing else here needs."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the extra train")
+
+import torch.nn.functional as F  # noqa: E402
+
+from model import BLOCK, HEAD_DIM, HEADS, Stories, causal_attention  # noqa: E402
+from train import DECAY_FROM, SHARES, STEPS, WARM_UP, mean_loss, rate_at  # noqa: E402
+
+
+@pytest.mark.parametrize("tokens", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 44])
+def test_attention_in_blocks_is_attention(tokens: int) -> None:
+    torch.manual_seed(1)
+    q, k, v = torch.randn(3, 2, HEADS, tokens, HEAD_DIM)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(causal_attention(q, k, v), expected, rtol=1e-5, atol=2e-6)
+
+
+def test_the_loss_is_a_mean_by_weight() -> None:
+    torch.manual_seed(1)
+    model = Stories().eval()
+    tokens, next_tokens = torch.randint(0, 1536, (2, 2, 9))
+    weights = torch.tensor([[0.0, 1, 1, 4, 0, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0, 4, 4]])
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model.logits(model(tokens))
+    shares = logits.float().log_softmax(-1)
+    total = 0.0
+    for row in range(2):
+        for at in range(9):
+            total -= weights[row, at] * shares[row, at, next_tokens[row, at]]
+    expected = (total / weights.sum()).item()
+    assert mean_loss(model, tokens, next_tokens, weights).item() == pytest.approx(expected, 1e-5)
+
+
+def test_the_rate_is_held_and_then_falls() -> None:
+    rates = [rate_at(step) for step in range(STEPS)]
+    assert rates[:WARM_UP] == sorted(rates[:WARM_UP])
+    assert set(rates[WARM_UP : DECAY_FROM + 1]) == {1.0}
+    falling = rates[DECAY_FROM:]
+    assert falling == sorted(falling, reverse=True)
+    assert 0 < falling[-1] < 0.001
+
+
+def test_shares_change_in_the_order_of_steps() -> None:
+    steps = [step for step, _ in SHARES]
+    assert steps[0] == 0
+    assert steps == sorted(set(steps))
+    assert steps[-1] < STEPS
