@@ -91,9 +91,11 @@ class Runner:
 
     def close(self) -> None:
         """Wait for steps in flight, end the thread, and close the executable."""
-        if self._thread is not None:
-            self._thread.shutdown()
-        self._executable.close()
+        try:
+            if self._thread is not None:
+                self._thread.shutdown()
+        finally:  # also when waiting is interrupted
+            self._executable.close()
 
     def _run(self, plan: StepPlan) -> StepResult:
         started = self._clock()

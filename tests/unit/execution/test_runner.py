@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -207,3 +208,15 @@ def test_closing_waits_for_a_step_and_closes_the_executable(overlap: bool) -> No
     runner.close()
     assert executable.is_closed
     assert len(executable.batches) == 1
+
+
+def test_an_interrupted_wait_closes_the_executable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: ThreadPoolExecutor, *options: object) -> None:
+        raise KeyboardInterrupt
+
+    executable = CountingExecutable()
+    runner = make_runner(executable, overlap=True)
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runner.close()
+    assert executable.is_closed
