@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from octavo.core.errors import Misuse
 from octavo.core.kv_layout import KVGroup
 from octavo.program.ir import Program, Weight
 from octavo.weights.identity import Identity
@@ -83,7 +84,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class ScoredRows:
-    """Logprobs of given tokens under raw logits; the k best first, lower id first in a tie."""
+    """Logprobs of given tokens under raw logits; the k best first, lower id first in a tie.
+
+    Frozen are the fields, not the numbers in them: those belong to whoever was given the scores.
+    """
 
     logprobs: F32  # (rows,)
     top_ids: Sequence[I32]  # a row each: (k,)
@@ -92,8 +96,10 @@ class ScoredRows:
     @classmethod
     def joined(cls, blocks: Sequence[ScoredRows]) -> ScoredRows:
         """The scores of blocks of rows, one after the other."""
+        if not blocks:
+            return NO_SCORES
         return cls(
-            np.concatenate([NO_SCORES.logprobs, *(block.logprobs for block in blocks)]),
+            np.concatenate([block.logprobs for block in blocks]),
             [ids for block in blocks for ids in block.top_ids],
             [logprobs for block in blocks for logprobs in block.top_logprobs],
         )
@@ -148,7 +154,10 @@ class WeightSource(Protocol):
 
 
 class Executable(Protocol):
-    """A compiled program with its weights and its pools of keys and values."""
+    """A compiled program with its weights and its pools of keys and values.
+
+    Every method but :meth:`close` raises Misuse once it is closed.
+    """
 
     kv_groups: tuple[KVGroup, ...]
     weight_bytes: int
@@ -179,7 +188,12 @@ class Executable(Protocol):
         """
 
     def close(self) -> None:
-        """Nothing is run afterwards: what holds the weights for later starts lets go of them."""
+        """Let go of weights and pages, once no step is running. Closing again does nothing."""
+
+
+def closed() -> Misuse:
+    """What an executable raises that is run after its end."""
+    return Misuse("the model was closed", hint="make a new one")
 
 
 class Backend(Protocol):

@@ -7,6 +7,7 @@ call, ``csrc/executor`` runs the calls, ``csrc/kernels`` computes.
 from __future__ import annotations
 
 import weakref
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -22,6 +23,7 @@ from octavo.backends.base import (
     Limits,
     Rows,
     WeightSource,
+    closed,
 )
 from octavo.backends.cpu import available_cores
 from octavo.backends.memory import zeroed_bytes
@@ -121,6 +123,23 @@ class NativeBackend:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What an executable gives back when it is closed."""
+
+    forward: Forward
+    sampler: NativeSampler
+    pages: list[NDArray[np.uint8]]  # a KV group each: (pages, bytes)
+    packed: PackedWeights
+    source: WeightSource
+
+    def copy_pages(self, batch: Batch) -> None:
+        """What comes before a step is computed."""
+        self.packed.num_steps += 1
+        for group, source, target in batch.page_copies.tolist():
+            self.pages[group][target] = self.pages[group][source]
+
+
 class NativeExecutable:
     """A program in packed weights, its pages, and its calls."""
 
@@ -139,13 +158,12 @@ class NativeExecutable:
         num_threads: int,
     ) -> None:
         self.kv_groups = program.kv_groups()
-        self._sampler = NativeSampler(pool, program.vocab_size, kernels.instruction_set)
+        sampler = NativeSampler(pool, program.vocab_size, kernels.instruction_set)
         uses_bf16 = "bf16" in (weight_format, kv_format)
         self._family = "any" if not uses_bf16 else _bf16_family(kernels.instruction_set)
         self._vocab_size = program.vocab_size
         self._program_digest = program.digest()
-        self._source = weights
-        self._pages = [
+        pages = [
             zeroed_bytes(limits.num_pages * page_bytes(group, kv_format)).reshape(
                 limits.num_pages, -1
             )
@@ -178,25 +196,26 @@ class NativeExecutable:
             packed,
             formats,
             self.kv_groups,
-            self._pages,
+            pages,
             kv_format,
         )
         layout.lay_out(fused)
         forward.profile(profile)
-        self._forward = forward
         self._rope_digest = layout.rope_digest()
         self.weight_bytes = layout.weight_bytes
         self.weights_from_cache = packed.from_cache
         """Whether they were read packed."""
-        self._packed = packed
-        # An engine that could not be loaded to the end is closed by nobody.
-        weakref.finalize(self, packed.close).atexit = False
+        self._held: _Held | None = _Held(forward, sampler, pages, packed, weights)
+        # Also for whoever drops it without closing it.
+        self._let_go = weakref.finalize(self, packed.close)
+        self._let_go.atexit = False
         packed.keep()
 
     def numerics(self) -> dict[str, str]:
         """What decides the bits of keys and values; asks for the weights' fingerprint."""
-        if self._packed.fingerprint is None:
-            self._packed.fingerprint = self._source.fingerprint
+        held = self._open()
+        if held.packed.fingerprint is None:
+            held.packed.fingerprint = held.source.fingerprint
         return {
             "backend": f"{NativeBackend.name} {VERSION}",
             "instruction_set": self._family,
@@ -204,24 +223,25 @@ class NativeExecutable:
             "program": self._program_digest,
             "rope": self._rope_digest,
             "weight_format": self._weight_format,
-            "weights": self._packed.fingerprint,
+            "weights": held.packed.fingerprint,
         }
 
     def run(self, batch: Batch) -> Rows:
         """Copy pages, compute every token of the batch, store its keys and values, sample."""
-        self._copy_pages(batch)
+        held = self._open()
+        held.copy_pages(batch)
         room = max(batch.sampling.num_logprobs.tolist(), default=-1)
         drawn = SampledRows(len(batch.sample_rows), min(room, self._vocab_size))
-        num_failed = self._forward.run(batch, self._sampler, drawn.tokens, *drawn.arrays())
+        num_failed = held.forward.run(batch, held.sampler, drawn.tokens, *drawn.arrays())
         rows = Rows(drawn.tokens, drawn.scored(), NO_SCORES)
         if num_failed:
             rows.errors = drawn.failures()
         if len(batch.score_rows):
             room = min(int(batch.score_num_top.max()), self._vocab_size)
             scored = SampledRows(len(batch.score_rows), room)
-            self._forward.score(
+            held.forward.score(
                 batch.score_rows,
-                self._sampler,
+                held.sampler,
                 batch.score_targets,
                 batch.score_num_top,
                 *scored.arrays(),
@@ -231,29 +251,35 @@ class NativeExecutable:
 
     def logits(self, batch: Batch, rows: I32) -> F32:
         """As :meth:`run`, but instead of sampling the logits of these rows: (rows, vocab)."""
-        self._copy_pages(batch)
-        self._forward.compute(batch)
+        held = self._open()
+        held.copy_pages(batch)
+        held.forward.compute(batch)
         blocks = [rows[start : start + HEAD_BLOCK] for start in range(0, len(rows), HEAD_BLOCK)]
-        found = [self._forward.logits(block).copy() for block in blocks]
+        found = [held.forward.logits(block).copy() for block in blocks]
         return np.concatenate([np.empty((0, self._vocab_size), np.float32), *found])
 
     def seconds(self) -> dict[str, float]:
         """By kind of stage, if the backend profiles; those of the head have a prefix."""
-        return self._forward.seconds()
+        return self._open().forward.seconds()
 
     def page(self, group: int, page: int) -> NDArray[np.uint8]:
         """One page's bytes, a writable view."""
-        view: NDArray[np.uint8] = self._pages[group][page]
+        view: NDArray[np.uint8] = self._open().pages[group][page]
         return view
 
     def close(self) -> None:
-        """Nothing is run afterwards; see :meth:`PackedWeights.close`."""
-        self._packed.close()
+        """Let go of weights and pages; see :meth:`PackedWeights.close`.
 
-    def _copy_pages(self, batch: Batch) -> None:
-        self._packed.num_steps += 1
-        for group, source, target in batch.page_copies.tolist():
-            self._pages[group][target] = self._pages[group][source]
+        A step that is running all the same keeps them until it is done.
+        """
+        self._let_go()
+        self._held = None
+
+    def _open(self) -> _Held:
+        held = self._held
+        if held is None:
+            raise closed()
+        return held
 
 
 def _bf16_family(instruction_set: str) -> str:

@@ -108,10 +108,11 @@ class PackedWeights:
         return block.reshape(num_panels, panel_bytes)
 
     def keep(self) -> bool:
-        """Write them to the cache while nobody waits for an answer; False: there is no need.
+        """Write them to the cache, for the next start; False: there is no need.
 
-        A process that ends does so after its weights are written. Nothing but the weights is held
-        meanwhile; after :meth:`close` they are held for as long as writing takes.
+        Begins once nobody waits for an answer: QUIET_S after the last step, or after
+        LONGEST_WAIT_S at the latest. :meth:`close` and the end of the process, which waits for it,
+        make it begin at once, whether there was a step or not.
         """
         if self._cache is None or self._wanted is None or self._is_kept:
             return False
@@ -122,15 +123,14 @@ class PackedWeights:
         return True
 
     def close(self) -> None:
-        """Nobody computes with them any more: they are written now; without any step, never.
+        """Nobody computes with them any more: they are held for as long as writing them takes.
 
         Returns at once. A file that is being written is finished.
         """
         self._is_closed = True  # no event: garbage is collected wherever locks are held
 
     def _keep(self, cache: PackCache, wanted: Contents) -> None:
-        if not _wait_until_quiet(lambda: self.num_steps, lambda: self._is_closed):
-            return
+        _wait_until_quiet(lambda: self.num_steps, lambda: self._is_closed)
         if self.from_cache and self.fingerprint is None:
             return  # still nobody has asked for it
         identity = self._source.identity()
@@ -210,11 +210,10 @@ def _pack(
         first += num_panels
 
 
-def _wait_until_quiet(steps: Callable[[], int], is_closed: Callable[[], bool]) -> bool:
+def _wait_until_quiet(steps: Callable[[], int], is_closed: Callable[[], bool]) -> None:
     """Until none was computed for QUIET_S after the first, or none will be, or the process ends.
 
-    Whoever is never quiet, or never starts, is waited for LONGEST_WAIT_S. False: it was closed
-    before the first.
+    Whoever is never quiet, or never starts, is waited for LONGEST_WAIT_S.
     """
     started = changed = time.monotonic()
     seen = steps()
@@ -225,5 +224,4 @@ def _wait_until_quiet(steps: Callable[[], int], is_closed: Callable[[], bool]) -
             seen, changed = steps(), now
         is_quiet = seen > 0 and now - changed >= QUIET_S
         if is_quiet or now - started >= LONGEST_WAIT_S:
-            break
-    return steps() > 0 or not is_closed()
+            return

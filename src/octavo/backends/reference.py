@@ -17,7 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo._native import Kernels, ThreadPool
-from octavo.backends.base import F32, HEAD_BLOCK, I32, Batch, Limits, Rows, ScoredRows, WeightSource
+from octavo.backends.base import (
+    F32,
+    HEAD_BLOCK,
+    I32,
+    Batch,
+    Limits,
+    Rows,
+    ScoredRows,
+    WeightSource,
+    closed,
+)
 from octavo.backends.cpu import available_cores
 from octavo.backends.heap import keep_freed_memory
 from octavo.backends.interpreter import Interpreter
@@ -112,6 +122,16 @@ class _Step:
     head_rows: I32  # (heads,) rows of tokens whose logits are computed now
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What an executable gives back when it is closed."""
+
+    interpreter: Interpreter[_Step, F32]  # with the weights
+    pools: list[PagePool]
+    rotary: dict[RotaryTable, tuple[F32, F32]]
+    source: WeightSource
+
+
 class ReferenceExecutable:
     """A program, its weights in float32, and its pages."""
 
@@ -120,48 +140,50 @@ class ReferenceExecutable:
     ) -> None:
         self.kv_groups = program.kv_groups()
         self._kernels = kernels
-        self._pools = [PagePool(group, limits.num_pages) for group in self.kv_groups]
-        self._rotary = {
+        pools = [PagePool(group, limits.num_pages) for group in self.kv_groups]
+        rotary = {
             part.table: rotary_tables(part.table)
             for part in program.operations
             if isinstance(part, Rotary)
         }
-        attention = PagedAttention(kernels, self._pools)
+        attention = PagedAttention(kernels, pools)
         operations = _ReferenceOperations(program, weights, kernels, attention)
         self.weight_bytes = operations.weight_bytes
-        self._interpreter = Interpreter[_Step, F32](program, operations)
+        interpreter = Interpreter[_Step, F32](program, operations)
+        self._held: _Held | None = _Held(interpreter, pools, rotary, weights)
         self._vocab_size = program.vocab_size
         self._program_digest = program.digest()
-        self._source = weights
 
     def numerics(self) -> dict[str, str]:
         """What decides the bits of keys and values; asks for the weights' fingerprint."""
+        held = self._open()
         return {
             "backend": f"{ReferenceBackend.name} {VERSION}",
             "instruction_set": "any",
             "kv_format": f"f32 {KV_LAYOUT_VERSION}",
             "program": self._program_digest,
-            "rope": _digest(self._rotary),
+            "rope": _digest(held.rotary),
             "weight_format": "f32",
-            "weights": self._source.fingerprint,
+            "weights": held.source.fingerprint,
         }
 
     def run(self, batch: Batch) -> Rows:
         """Copy pages, compute every token of the batch, store its keys and values, sample."""
+        held = self._open()
         # Infinities and NaN of one row are that row's failure, found by the sampler.
         with np.errstate(all="ignore"):
-            step, values = self._compute(batch)
+            step, values = self._compute(held, batch)
             token_ids = np.empty(len(batch.sample_rows), np.int32)
             scored: list[ScoredRows] = []
             failures: dict[int, str] = {}
-            for block, logits in self._logits(step, values, batch.sample_rows):
+            for block, logits in _logits(held, step, values, batch.sample_rows):
                 sampling = rows_between(batch.sampling, block.start, block.stop)
                 token_ids[block], scores, errors = sample(logits, sampling, self._kernels)
                 scored.append(scores)
                 failures.update({block.start + row: why for row, why in errors.items()})
             prompt_scored: list[ScoredRows] = []
             prompt_failures: dict[int, str] = {}
-            for block, logits in self._logits(step, values, batch.score_rows):
+            for block, logits in _logits(held, step, values, batch.score_rows):
                 targets, num_top = batch.score_targets[block], batch.score_num_top[block]
                 scores, errors = score(logits, targets, num_top, self._kernels)
                 prompt_scored.append(scores)
@@ -176,48 +198,58 @@ class ReferenceExecutable:
 
     def logits(self, batch: Batch, rows: I32) -> F32:
         """As :meth:`run`, but instead of sampling the logits of these rows: (rows, vocab)."""
+        held = self._open()
         with np.errstate(all="ignore"):
-            step, values = self._compute(batch)
-            blocks = [logits for _, logits in self._logits(step, values, rows)]
+            step, values = self._compute(held, batch)
+            blocks = [logits for _, logits in _logits(held, step, values, rows)]
         return np.concatenate([np.empty((0, self._vocab_size), np.float32), *blocks])
 
     def seconds(self) -> dict[str, float]:
         """Nothing: this backend does not measure itself."""
+        self._open()
         return {}
 
     def page(self, group: int, page: int) -> NDArray[np.uint8]:
         """One page's bytes, a writable view: (layers * 2 * kv heads * 16 * head_dim * 4,)."""
-        return self._pools[group].bytes_of(page)
+        return self._open().pools[group].bytes_of(page)
 
     def close(self) -> None:
-        """Nothing: the weights live as long as this does."""
+        """Let go of weights and pages; a step that is running all the same keeps them."""
+        self._held = None
 
-    def _compute(self, batch: Batch) -> tuple[_Step, dict[int, F32]]:
+    def _open(self) -> _Held:
+        held = self._held
+        if held is None:
+            raise closed()
+        return held
+
+    def _compute(self, held: _Held, batch: Batch) -> tuple[_Step, dict[int, F32]]:
         """Everything before the heads."""
         for group, source, target in batch.page_copies.tolist():
-            self._pools[group].copy(source, target)
+            held.pools[group].copy(source, target)
         positions = batch.positions
         step = _Step(
             token_ids=batch.token_ids,
             positions=positions,
             rotary={
                 table: (cosines[positions, None], sines[positions, None])
-                for table, (cosines, sines) in self._rotary.items()
+                for table, (cosines, sines) in held.rotary.items()
             },
             attention=[
                 plan_attention(batch, index, group) for index, group in enumerate(self.kv_groups)
             ],
             head_rows=batch.sample_rows[:0],
         )
-        return step, self._interpreter.run_tokens(step)
+        return step, held.interpreter.run_tokens(step)
 
-    def _logits(
-        self, step: _Step, values: dict[int, F32], rows: I32
-    ) -> Iterator[tuple[slice, F32]]:
-        """The logits of these rows in blocks of at most HEAD_BLOCK."""
-        for start in range(0, len(rows), HEAD_BLOCK):
-            block = slice(start, min(start + HEAD_BLOCK, len(rows)))
-            yield block, self._interpreter.run_heads(replace(step, head_rows=rows[block]), values)
+
+def _logits(
+    held: _Held, step: _Step, values: dict[int, F32], rows: I32
+) -> Iterator[tuple[slice, F32]]:
+    """The logits of these rows in blocks of at most HEAD_BLOCK."""
+    for start in range(0, len(rows), HEAD_BLOCK):
+        block = slice(start, min(start + HEAD_BLOCK, len(rows)))
+        yield block, held.interpreter.run_heads(replace(step, head_rows=rows[block]), values)
 
 
 def _digest(tables: dict[RotaryTable, tuple[F32, F32]]) -> str:

@@ -71,40 +71,44 @@ def load_engine(folder: Path, config: EngineConfig, *, clock: Clock = monotonic)
         weights,
         Limits(config.max_num_seqs, _max_step_tokens(config), max_model_len, num_pages),
     )
-    # Only the prefix cache names pages, and only names need the weights' fingerprint.
-    numerics = numerics_id(executable.numerics()) if config.prefix_cache else b""
-    kv = KVManager(
-        executable.kv_groups,
-        num_pages=num_pages,
-        numerics=numerics,
-        prefix_cache=config.prefix_cache,
-    )
-    scheduler = Scheduler(
-        policy=make_policy(config.policy, max_model_len=max_model_len),
-        batching=_batching(config, clock),
-        kv=kv,
-        admission=Admission(
-            spec.vocab_size, config.max_waiting_requests, config.max_waiting_tokens
-        ),
-        clock=clock,
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-        max_model_len=max_model_len,
-        end_token_ids=end_token_ids,
-        chunked_prefill=config.chunked_prefill,
-        kv_cache=config.kv_cache,
-    )
-    runner = Runner(
-        executable,
-        max_num_seqs=config.max_num_seqs,
-        max_model_len=max_model_len,
-        vocab_size=spec.vocab_size,
-        end_token_ids=end_token_ids,
-        overlap=config.steps_in_flight > 1,
-        clock=clock,
-    )
-    engine = Engine(scheduler, runner, steps_in_flight=config.steps_in_flight, clock=clock)
-    return LoadedEngine(engine, executable, kv, spec, generation, max_model_len, num_pages)
+    try:
+        # Only the prefix cache names pages, and only names need the weights' fingerprint.
+        numerics = numerics_id(executable.numerics()) if config.prefix_cache else b""
+        kv = KVManager(
+            executable.kv_groups,
+            num_pages=num_pages,
+            numerics=numerics,
+            prefix_cache=config.prefix_cache,
+        )
+        scheduler = Scheduler(
+            policy=make_policy(config.policy, max_model_len=max_model_len),
+            batching=_batching(config, clock),
+            kv=kv,
+            admission=Admission(
+                spec.vocab_size, config.max_waiting_requests, config.max_waiting_tokens
+            ),
+            clock=clock,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_model_len=max_model_len,
+            end_token_ids=end_token_ids,
+            chunked_prefill=config.chunked_prefill,
+            kv_cache=config.kv_cache,
+        )
+        runner = Runner(
+            executable,
+            max_num_seqs=config.max_num_seqs,
+            max_model_len=max_model_len,
+            vocab_size=spec.vocab_size,
+            end_token_ids=end_token_ids,
+            overlap=config.steps_in_flight > 1,
+            clock=clock,
+        )
+        engine = Engine(scheduler, runner, steps_in_flight=config.steps_in_flight, clock=clock)
+        return LoadedEngine(engine, executable, kv, spec, generation, max_model_len, num_pages)
+    except BaseException:  # nobody else has it
+        executable.close()
+        raise
 
 
 def _max_step_tokens(config: EngineConfig) -> int:

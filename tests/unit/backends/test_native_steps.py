@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,8 @@ class Recorder:
 def test_a_step_is_one_native_call(folder: Path) -> None:
     run = load(folder)
     executable: Any = run.executable
-    executable._forward = forward = Recorder(executable._forward)
+    forward = Recorder(executable._held.forward)
+    executable._held = replace(executable._held, forward=forward)
     batch = large_batch(run)
     rows = executable.run(batch)
     assert forward.calls == ["run", "score"]  # score_rows are rare, and a second call
@@ -129,7 +130,7 @@ def test_a_step_is_one_native_call(folder: Path) -> None:
     forward.calls.clear()
     assert executable.run(batch).token_ids.tolist() == rows.token_ids.tolist()
     assert forward.calls == ["run"]
-    assert isinstance(executable._sampler, _native.NativeSampler)  # handed over, not called
+    assert isinstance(executable._held.sampler, _native.NativeSampler)  # handed over, not called
 
 
 def test_the_usual_rows_have_no_scores(folder: Path) -> None:
@@ -225,14 +226,15 @@ def test_a_sampler_for_something_else_is_refused(folder: Path) -> None:
         _native.NativeSampler(_native.ThreadPool(2), VOCAB),
         _native.NativeSampler(_native.ThreadPool(2), VOCAB + 1),
     ):
-        executable._sampler = sampler
+        executable._held = replace(executable._held, sampler=sampler)
         with pytest.raises(ValueError, match="sampler: made for another vocabulary or another"):
             executable.run(batch)
 
 
 def test_logprobs_need_room(folder: Path) -> None:
     executable: Any = load(folder).executable
+    held = executable._held
     batch = large_batch(load(folder))
     arrays = np.zeros(NUM_SEQS, np.int32), np.zeros(NUM_SEQS, np.int32)
     with pytest.raises(TypeError, match="logprobs: no room for those of row 1"):
-        executable._forward.run(batch, executable._sampler, *arrays, None, None, None, None)
+        held.forward.run(batch, held.sampler, *arrays, None, None, None, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import itertools
 import logging
 import os
 import subprocess
@@ -20,9 +21,10 @@ import pytest
 
 from octavo._native import Products, ThreadPool
 from octavo.backends import packed_weights
+from octavo.backends.memory import zeroed_bytes
 from octavo.backends.native import NativeBackend, NativeExecutable
 from octavo.backends.packed_weights import PackedWeights
-from octavo.core.errors import ModelError
+from octavo.core.errors import Misuse, ModelError
 from octavo.core.request import SamplingParams
 from octavo.models.registry import build
 from octavo.models.spec import ModelSpec
@@ -77,21 +79,33 @@ def writers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "octavo-pack-cache"]
 
 
-def the_writer() -> threading.Thread:
-    (writer,) = writers()
-    return writer
-
-
 def wait_for_writers() -> None:
     for thread in writers():
         thread.join(10)
         assert not thread.is_alive()
 
 
-def memory_of(writer: threading.Thread) -> weakref.ref[np.ndarray]:
-    """The packed weights that it is going to write."""
-    packed: PackedWeights = writer._target.__self__  # type: ignore[attr-defined]
-    return weakref.ref(packed._memory)
+class Blocks:
+    """Every block of memory that weights are packed into, for as long as somebody holds it."""
+
+    def __init__(self) -> None:
+        self._blocks: list[weakref.ref[Any]] = []
+
+    def zeroed_bytes(self, size: int) -> np.ndarray:
+        found = zeroed_bytes(size)
+        self._blocks.append(weakref.ref(found.base))  # what every view of it holds
+        return found
+
+    def are_held(self) -> bool:
+        assert self._blocks
+        return any(block() is not None for block in self._blocks)
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> Blocks:
+    found = Blocks()
+    monkeypatch.setattr(packed_weights, "zeroed_bytes", found.zeroed_bytes)
+    return found
 
 
 @pytest.mark.parametrize("weights", FORMAT_NAMES)
@@ -220,53 +234,57 @@ def test_writing_waits_until_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> No
         seen.append(next(steps, 39))
         return seen[-1]
 
-    assert packed_weights._wait_until_quiet(count, lambda: False)
+    packed_weights._wait_until_quiet(count, lambda: False)
     assert seen[-2:] == [39, 39]  # not before the first, and not between two
+    steps = itertools.count()
     monkeypatch.setattr(packed_weights, "LONGEST_WAIT_S", 0.01)
-    assert packed_weights._wait_until_quiet(lambda: 0, lambda: False)
-    assert not packed_weights._wait_until_quiet(lambda: 0, lambda: True)
-    assert packed_weights._wait_until_quiet(lambda: 1, lambda: True)
+    packed_weights._wait_until_quiet(count, lambda: False)  # never quiet
+    packed_weights._wait_until_quiet(lambda: 0, lambda: False)  # never a step
 
 
 @pytest.mark.parametrize("num_steps", [0, 1])
-def test_a_closed_engine_lets_go_of_its_weights(
-    num_steps: int, tmp_path: Path, cache: PackCache, monkeypatch: pytest.MonkeyPatch
+def test_a_closed_engine_writes_its_weights_and_lets_go_of_them(
+    num_steps: int,
+    tmp_path: Path,
+    cache: PackCache,
+    blocks: Blocks,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing waits for quiet any more: what has answered is written now, the rest never."""
+    """Nothing waits for quiet any more, nor for a step; the model may still be there."""
     monkeypatch.setattr(packed_weights, "QUIET_S", 600.0)
     monkeypatch.setattr(packed_weights, "LONGEST_WAIT_S", 600.0)
     monkeypatch.setattr(PackCache, "of_user", lambda _: cache)
     folder = write_tiny_model(tmp_path / "model")
     llm = LLM(folder, weights="w8", num_pages=8)
-    memory = memory_of(the_writer())
     for _ in range(num_steps):
         llm.generate([[1, 2]], SamplingParams(max_tokens=1))
-    assert the_writer().is_alive()
+    assert len(writers()) == 1
+    assert blocks.are_held()
     llm.close()
     wait_for_writers()
-    assert len(cache.entries()) == num_steps
-    del llm
-    gc.collect()
-    assert memory() is None
+    assert len(cache.entries()) == 1
+    assert not blocks.are_held()
+    with pytest.raises(Misuse, match="was closed"):
+        llm.generate([[1, 2]])
 
 
 def test_weights_that_nobody_holds_are_let_go_of(
-    tmp_path: Path, cache: PackCache, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache: PackCache, blocks: Blocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after an error between loading the weights and the end of loading: nobody closes those."""
+    """A model that is dropped without being closed."""
     monkeypatch.setattr(packed_weights, "LONGEST_WAIT_S", 600.0)
     backend = NativeBackend(1, weights="w8", pack_cache=cache)
     tiny = TinyRun(write_tiny_model(tmp_path / "model"), backend=backend)
-    memory = memory_of(the_writer())
+    assert len(writers()) == 1
     del tiny
     gc.collect()
     wait_for_writers()
-    assert cache.entries() == []
-    assert memory() is None
+    assert len(cache.entries()) == 1
+    assert not blocks.are_held()
 
 
 def test_weights_are_held_while_they_are_written(
-    tmp_path: Path, cache: PackCache, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache: PackCache, blocks: Blocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closing neither waits for the disk nor breaks off what was begun."""
     begun, goes_on = threading.Event(), threading.Event()
@@ -281,36 +299,54 @@ def test_weights_are_held_while_they_are_written(
     folder = write_tiny_model(tmp_path / "model")
     backend = NativeBackend(1, weights="w8", pack_cache=cache)
     tiny = TinyRun(folder, backend=backend)
-    memory = memory_of(the_writer())
     expected = tiny.prompt_logits([1, 2])
     assert begun.wait(10)
     tiny.executable.close()
-    del tiny
-    gc.collect()
-    assert memory() is not None
+    assert blocks.are_held()
     goes_on.set()
     wait_for_writers()
-    assert memory() is None
+    assert not blocks.are_held()
     second = TinyRun(folder, backend=backend)
     assert second.executable.weights_from_cache  # type: ignore[attr-defined]
     np.testing.assert_array_equal(second.prompt_logits([1, 2]), expected)
 
 
-def test_a_command_leaves_packed_weights_for_the_next(tmp_path: Path) -> None:
-    folder = write_small_model(tmp_path / "model")
-    code = f"""
-from octavo.cli.main import main
-from octavo.runtime.llm import LLM
+SLOW_WRITER = """
+import sys, time
+from octavo.backends import packed_weights
 from octavo.weights import identity, pack_cache
-from octavo.weights.pack_cache import PackCache
+
+def slow(*arguments):
+    time.sleep(0.2)
+    write_packed(*arguments)
+
+write_packed, pack_cache.write_packed = pack_cache.write_packed, slow
+packed_weights.QUIET_S = packed_weights.LONGEST_WAIT_S = 600.0
 identity.SETTLED_NS = 0
-PackCache.wants = lambda self, num_bytes: True
-raise SystemExit(
-    main(["generate", {str(folder)!r}, "Hi", "--max-tokens", "1", "--weights", "w8"])
-)
+pack_cache.PackCache.wants = lambda self, num_bytes: True
 """
+A_COMMAND = """
+from octavo.cli.main import main
+raise SystemExit(main(["generate", sys.argv[1], "Hi", "--max-tokens", "1", "--weights", "w8"]))
+"""
+NEITHER_CLOSED_NOR_ASKED = """
+from octavo.runtime.llm import LLM
+llm = LLM(sys.argv[1], weights="w8")
+"""
+
+
+@pytest.mark.parametrize(
+    "end", [A_COMMAND, NEITHER_CLOSED_NOR_ASKED], ids=["a command", "neither closed nor asked"]
+)
+def test_a_process_that_ends_leaves_packed_weights_for_the_next(end: str, tmp_path: Path) -> None:
+    """Its end waits for no quiet, but for the writer, with or without a step or a close before."""
+    folder = write_small_model(tmp_path / "model")
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    command = [sys.executable, "-c", SLOW_WRITER + end, str(folder)]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
     assert len(PackCache(tmp_path / "octavo" / "packed").entries()) == 1
 
 

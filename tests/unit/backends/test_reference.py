@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo import _native
-from octavo.backends.base import HEAD_BLOCK, Batch, Limits
+from octavo.backends.base import HEAD_BLOCK, NO_SCORES, Batch, Limits
 from octavo.backends.reference import ReferenceBackend
 from octavo.core.errors import ModelError
 from octavo.core.hashing import numerics_id
@@ -119,7 +119,8 @@ def test_more_rows_than_a_block_of_heads(run: TinyRun) -> None:
 def test_a_step_that_samples_nothing(run: TinyRun) -> None:
     sequences = run.sequences()
     rows = run.executable.run(sequences.batch([(sequences.add(), tokens(1, 5))]))
-    assert len(rows.token_ids) == len(rows.prompt_scores.logprobs) == 0
+    assert len(rows.token_ids) == 0
+    assert rows.scores is rows.prompt_scores is NO_SCORES
 
 
 def test_failed_rows_are_named_across_blocks(run: TinyRun) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from octavo.backends.base import Executable
 from octavo.core.config import EngineConfig
-from octavo.core.errors import ConfigError, ModelError
+from octavo.core.errors import ConfigError, Misuse, ModelError
 from octavo.core.events import Finished
 from octavo.core.request import Request, SamplingParams
+from octavo.engine import load
 from octavo.engine.load import load_engine
 from tests.tiny import write_tiny_model
 
@@ -40,6 +42,26 @@ def test_missing_tensors_are_all_named_before_anything_is_computed(tmp_path: Pat
     write_tiny_model(tmp_path, rename=lambda name: name.replace("up_proj", "upward"))
     with pytest.raises(ModelError, match="up_proj"):
         load_engine(tmp_path, EngineConfig())
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_what_was_compiled_is_closed_if_the_rest_fails(
+    error: type[BaseException], backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Executable] = []
+
+    def fails(executable: Executable, **options: object) -> None:
+        assert executable.page(0, 1).size > 0
+        compiled.append(executable)
+        raise error
+
+    monkeypatch.setattr(load, "Runner", fails)
+    write_tiny_model(tmp_path)
+    with pytest.raises(error):
+        load_engine(tmp_path, EngineConfig(backend=backend))
+    with pytest.raises(Misuse, match="was closed"):
+        compiled[0].page(0, 1)
 
 
 def test_a_batch_larger_than_the_slots_is_refused(tmp_path: Path) -> None:
