@@ -1,28 +1,9 @@
-// The only table of each kind of name; Python's are octavo/weights/formats.py and the operations of
-// octavo/program/ir.py.
+// Each name of a format or an activation, once. Python has its own, of weights in
+// weights/formats.py, of keys and values in core/kv_layout.py, of activations in program/ir.py, of
+// settings in core/config.py; tests/unit/backends/test_names.py compares them.
 #include "bindings/names.h"
 
-#include <nanobind/nanobind.h>
-
-#include <initializer_list>
-#include <utility>
-
 namespace octavo {
-namespace {
-
-template <typename Choice>
-Choice choice_of(const char* kind, const std::string& name,
-                 std::initializer_list<std::pair<const char*, Choice>> all) {
-  std::string known;
-  for (const auto& [one, choice] : all) {
-    if (name == one) return choice;
-    known += known.empty() ? one : std::string(", ") + one;
-  }
-  const std::string message = std::string("unknown ") + kind + " '" + name + "': it is one of ";
-  throw nanobind::value_error((message + known).c_str());
-}
-
-}  // namespace
 
 Format format_of(const std::string& name) {
   return choice_of<Format>(

@@ -249,14 +249,12 @@ class Products {
   }
 
   int64_t spin(const std::string& kind, int64_t repeats) {
-    const bool is_known = kind == "int8" || kind == "bf16" || kind == "f32";
-    if (!is_known) throw nb::value_error("kind is one of int8, bf16, f32");
+    const auto loop = choice_of<int64_t (*)(const uint8_t*, int64_t, float*)>(
+        "kind of roof", kind,
+        {{"int8", kernels_.roof_int8}, {"bf16", kernels_.roof_bf16}, {"f32", kernels_.roof_f32}});
     if (repeats < 1) throw nb::value_error("repeats must be at least 1");
     int64_t done = 0;
-    const LoopTask task{kind == "int8"   ? kernels_.roof_int8
-                        : kind == "bf16" ? kernels_.roof_bf16
-                                         : kernels_.roof_f32,
-                        repeats, &done};
+    const LoopTask task{loop, repeats, &done};
     pool_.run(run_loops, task, kLoopsPerThread * pool_.num_threads(), 1);
     return done;
   }

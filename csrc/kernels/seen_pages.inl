@@ -1,5 +1,5 @@
 // The pages of a chunk that some row of a unit sees, and their memory, fetched ahead of being read.
-// Included by each unit inside its anonymous namespace.
+// Included by each unit inside its anonymous namespace, after layout.h and table.h.
 #pragma once
 
 constexpr int kLinesAhead = 160;

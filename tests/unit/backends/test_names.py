@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 
 from octavo._native import Forward, Products, ThreadPool
 from octavo.backends.products import prepare
+from octavo.bench.kernels import Roofs
 from octavo.core.config import KvName, WeightsName
 from octavo.core.kv_layout import KVGroup, page_bytes
 from octavo.program.ir import Activation
@@ -54,6 +55,11 @@ def test_formats_of_keys_and_values(forward: Forward) -> None:
     names = known_names(forward.pool, pages, 1, 1, GROUP.head_dim, "none")
     assert tuple(names) == get_args(KvName)
     assert all(page_bytes(GROUP, name) > 0 for name in names)
+
+
+def test_roofs() -> None:
+    names = known_names(Products(ThreadPool(1)).spin, "none", 1)
+    assert ["read", *names] == list(get_type_hints(Roofs))
 
 
 def test_activations(forward: Forward) -> None:
