@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from octavo.engine.engine import Engine
 from octavo.server.record import RequestRecord
 from octavo.server.respond import Responder, while_connected
 from octavo.server.settings import ServerSettings
@@ -33,6 +35,23 @@ def connection(name: str, **options: Any) -> Connection:
     return Connection(path, json.dumps({**body, "stream": stream}).encode(), **options)
 
 
+@contextmanager
+def held_up(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> Iterator[threading.Event]:
+    """In the block, what a thread calls by this name does not begin; the event: it was called."""
+    was_called, go_on, work = threading.Event(), threading.Event(), getattr(owner, name)
+
+    def wait_and_work(*arguments: Any) -> Any:
+        was_called.set()
+        assert go_on.wait(60)
+        return work(*arguments)
+
+    monkeypatch.setattr(owner, name, wait_and_work)
+    try:
+        yield was_called
+    finally:
+        go_on.set()
+
+
 async def check_all_is_free(server: Serving) -> None:
     """By the next thing that the engine says, which is after its current step."""
     assert server.client.num_live == 0
@@ -50,15 +69,23 @@ async def test_in_the_middle_of_a_stream(endless: Serving, name: str) -> None:
     await check_all_is_free(endless)
 
 
+@pytest.mark.parametrize("when", ["at once", "in the first step"])
 @pytest.mark.parametrize("name", BODIES)
-async def test_before_the_first_token(endless: Serving, name: str) -> None:
+async def test_before_the_first_token(
+    endless: Serving, monkeypatch: pytest.MonkeyPatch, name: str, when: str
+) -> None:
+    steps_before = (await endless.client.stats()).steps
     one = connection(name)
-    one.left.set()
-    await one.run(endless.app)
-    # Until the loop hears of the end it hears of a quick engine's first tokens.
-    assert len(one.sent) < ENDLESS // 10
-    assert b"[DONE]" not in one.content
+    with held_up(monkeypatch, Engine, "step") as has_begun:
+        async with asyncio.timeout(20):
+            running = asyncio.create_task(one.run(endless.app))
+            if when == "in the first step":
+                assert await asyncio.to_thread(has_begun.wait, 20)
+            one.left.set()
+            await running
+        assert one.sent == []
     await check_all_is_free(endless)
+    assert (await endless.client.stats()).steps - steps_before <= 1  # the one that was held up
 
 
 @pytest.mark.parametrize("name", BODIES)
@@ -94,20 +121,13 @@ async def test_while_it_waits_for_a_place(endless_folder: Path) -> None:
 async def test_while_the_prompt_is_tokenised_on_a_thread(
     served: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on, encode_chat = threading.Event(), served.client.text.encode_chat
-
-    def encode_later(*arguments: Any) -> Any:
-        assert go_on.wait(20)
-        return encode_chat(*arguments)
-
-    monkeypatch.setattr(served.client.text, "encode_chat", encode_later)
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x" * 100_000}]}
     one = Connection(CHAT, json.dumps(body).encode())
     one.left.set()
-    await one.run(served.app)
-    assert one.sent == []
-    await check_all_is_free(served)
-    go_on.set()
+    with held_up(monkeypatch, served.client.text, "encode_chat"):
+        await one.run(served.app)
+        assert one.sent == []
+        await check_all_is_free(served)
     assert (await served.ask(COMPLETIONS, prompt="Once"))["choices"]  # the tokeniser is free
 
 
