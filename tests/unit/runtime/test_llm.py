@@ -6,9 +6,12 @@ import gc
 import os
 import pickle
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -384,13 +387,61 @@ def test_two_threads_at_once_are_told(folder: Path, monkeypatch: pytest.MonkeyPa
         thread = threading.Thread(target=lambda: outputs.extend(llm.generate("Hello", GREEDY)))
         thread.start()
         assert is_working.wait(20)
-        for _ in range(3):
-            with pytest.raises(Misuse, match="another thread"):
-                llm.generate(["Hello"] * 4, GREEDY)
-        go_on.set()
+        try:
+            for _ in range(3):
+                with pytest.raises(Misuse, match="another thread"):
+                    llm.generate(["Hello"] * 4, GREEDY)
+        finally:
+            go_on.set()
         thread.join()
         assert outputs[0].error is None
         assert llm.generate("Hello", GREEDY)[0].text == outputs[0].text
+
+
+def test_threads_that_meet_at_the_door_enter_one_by_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asking for the counters is one visit to the engine: whoever comes first is answered."""
+    num_inside, most_inside, tell = 0, 0, Engine.stats
+
+    def look_around_and_tell(self: Engine) -> Any:
+        nonlocal num_inside, most_inside
+        num_inside += 1
+        most_inside = max(most_inside, num_inside)
+        time.sleep(0.01)  # whoever else comes in is there before this one leaves
+        num_inside -= 1
+        return tell(self)
+
+    def hesitate(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_qualname.endswith("_Turn.__enter__"):
+            time.sleep(0.001)  # before each of its lines all the others may do theirs
+            return hesitate
+        return None
+
+    def visit(llm: LLM, door: threading.Barrier, results: list[str]) -> None:
+        door.wait(20)
+        sys.settrace(hesitate)
+        try:
+            results.append("answered" if llm.stats().steps == 0 else "wrong")
+        except Misuse as error:
+            results.append("told" if "another thread" in str(error) else str(error))
+        finally:
+            sys.settrace(None)
+
+    with LLM(folder) as llm:
+        monkeypatch.setattr(Engine, "stats", look_around_and_tell)
+        for _ in range(5):
+            door, results = threading.Barrier(4), list[str]()
+            threads = [threading.Thread(target=visit, args=(llm, door, results)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(results) == 4
+            assert "answered" in results
+            assert set(results) <= {"answered", "told"}
+            assert most_inside == 1
+        assert llm.generate("Hello", GREEDY)[0].error is None
 
 
 def test_a_forked_process_is_told(folder: Path) -> None:
