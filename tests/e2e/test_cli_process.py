@@ -14,16 +14,15 @@ from pathlib import Path
 import pytest
 
 from octavo import LLM, SamplingParams
-from tests.e2e.processor_time import processor_time_of_children
+from tests.e2e.processor_time import check_start, processor_time_of_children
 from tests.small_model import write_small_model
 from tests.unit.models.hub_server import Hub, Repository
 
+pytestmark = pytest.mark.timeout(900)  # more than all processes of a test may take together
 OCTAVO = [sys.executable, "-m", "octavo"]
 TIMEOUT_S = 120
 MORE_THAN_A_PIPE_HOLDS = 100_000
 """Tokens of an answer that no process can end before somebody reads it."""
-GATE = 10.0
-"""A start may take so many times what is promised, in processor time: machines differ."""
 
 
 @pytest.fixture(scope="module")
@@ -228,17 +227,19 @@ def test_a_start_is_quick(
             [sys.executable, *what],
             check=True,
             capture_output=True,
+            timeout=TIMEOUT_S,
             env=environment(tmp_path),
             cwd=tmp_path,
         )
         times.append(time.perf_counter() - started)
         processor_times.append(processor_time_of_children() - used)
     with capsys.disabled():
-        print(
-            f"\n{' '.join(what)}: {min(times):.3f} s, {promised_s} s promised;"
-            f" {min(processor_times):.3f} s of processor time"
+        check_start(
+            " ".join(what),
+            promised_s=promised_s,
+            wall_s=min(times),
+            processor_s=min(processor_times),
         )
-    assert min(processor_times) < promised_s * GATE
 
 
 @pytest.mark.slow

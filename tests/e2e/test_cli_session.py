@@ -14,15 +14,16 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.e2e.processor_time import processor_time_of
+from tests.e2e.processor_time import check_start, processor_time_of
 from tests.small_model import write_small_model
 
-pytestmark = pytest.mark.slow  # each starts a process of its own
+pytestmark = [
+    pytest.mark.slow,  # each starts a process of its own
+    pytest.mark.timeout(2400),  # more than a test waits for, one thing after the other
+]
 PROMPT = ">>> "
 TIMEOUT_S = 120
 FIRST_TOKEN_S = 1.5
-GATE = 10.0
-"""A start may take so many times what is promised, in processor time: machines differ."""
 
 
 class Terminal:
@@ -172,7 +173,8 @@ def test_control_characters_of_a_model_do_not_reach_the_terminal(
 def test_without_a_model_the_built_in_one_tells_a_story(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    terminal = Terminal(None, tmp_path)
+    # Processor time adds up the threads, and those of a pool spin while they wait for work.
+    terminal = Terminal(None, tmp_path, "--num-threads", "2")
     assert "built-in model" in terminal.greeting
     assert "octavo run MODEL" in terminal.greeting
     assert "weights w8 (from bf16); --weights bf16 keeps" in terminal.greeting
@@ -181,11 +183,12 @@ def test_without_a_model_the_built_in_one_tells_a_story(
     terminal.until(r"a dog\.\r\n", "[A-Za-z]")
     first_s, processor_s = time.perf_counter() - terminal.started_s, terminal.processor_time()
     with capsys.disabled():
-        print(
-            f"\nstart of octavo run to the first token: {first_s:.2f} s, {FIRST_TOKEN_S} promised;"
-            f" {processor_s:.2f} s of processor time"
+        check_start(
+            "octavo run to the first token",
+            promised_s=FIRST_TOKEN_S,
+            wall_s=first_s,
+            processor_s=processor_s,
         )
-    assert processor_s < FIRST_TOKEN_S * GATE
     shown = terminal.until(PROMPT)
     assert len(shown.split()) > 40
     assert re.search(r"\d+ tokens · .* · prompt of \d+", shown)
