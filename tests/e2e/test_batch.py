@@ -16,6 +16,7 @@ import pytest
 
 from tests.small_model import ENDLESS, write_endless_model
 
+pytestmark = pytest.mark.timeout(900)  # more than all processes of most tests may take together
 TIMEOUT_S = 120
 NUM_GOOD = 60
 
@@ -97,7 +98,7 @@ def start_and_wait_for(words: list[str], output: Path, size: int) -> subprocess.
 
 
 @pytest.mark.slow  # ten processes
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1300)
 def test_killed_at_random_points_each_line_is_answered_once(
     model: Path, requests: Path, tmp_path: Path
 ) -> None:

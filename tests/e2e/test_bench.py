@@ -11,6 +11,7 @@ import pytest
 
 from tests.small_model import write_small_model
 
+pytestmark = pytest.mark.timeout(1000)  # more than all processes of a test may take together
 TIMEOUT_S = 240
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from tests.small_model import write_small_model
 
+pytestmark = pytest.mark.timeout(900)  # more than all processes of a test may take together
 TIMEOUT_S = 120
 SETTLED_S = 2.1
 """A checkpoint that was written later is not trusted yet."""
