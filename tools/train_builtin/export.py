@@ -27,7 +27,7 @@ GENERATION = {
     "bos_token_id": CONFIG["bos_token_id"],
     "eos_token_id": CONFIG["eos_token_id"],
     "do_sample": True,
-    "temperature": 0.7,
+    "temperature": 0.5,
     "top_p": 0.9,
 }
 BEGINNINGS = (

@@ -53,7 +53,7 @@ def num_named(llm: LLM) -> int:
     outputs = llm.chat(
         [[{"role": "user", "content": f"Tell me a story about a {thing}."}] for thing in asked],
         [
-            SamplingParams(max_tokens=300, temperature=0.7, top_p=0.9, seed=seed)
+            SamplingParams(max_tokens=300, temperature=0.5, top_p=0.9, seed=seed)
             for seed in range(len(asked))
         ],
         progress=False,
@@ -83,7 +83,7 @@ def main() -> None:
         later = later_sentences(arguments.held_out)
         greedy = num_loops(llm, later, temperature=0.0)
         print(f"later sentences, greedy: {greedy} of {len(later)} loop")
-        sampled = num_loops(llm, prompts, temperature=0.7, top_p=0.9)
+        sampled = num_loops(llm, prompts, temperature=0.5, top_p=0.9)
         print(f"held-out beginnings, sampled: {sampled} of {len(prompts)} loop")
         print(f"named: {num_named(llm)} of {len(THINGS) * TIMES_ASKED}")
 
