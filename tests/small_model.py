@@ -13,7 +13,8 @@ from tests.tiny import write_tiny_model
 END = "<|end|>"
 VOCAB = 257
 ENDLESS = 60_000
-"""Tokens of an answer that is not at its end whenever a test looks, however quick the engine."""
+"""Tokens of an answer that is not at its end when a test looks: alone, one took the native engine
+79 s on two cores of an AMD EPYC."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}<|end|>\n"
     "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
