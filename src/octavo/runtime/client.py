@@ -7,13 +7,10 @@ socket there is no other way, and in process it is the same.
 from __future__ import annotations
 
 import itertools
-import os
-import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-from octavo.core.errors import Misuse
 from octavo.core.events import Event
 from octavo.core.request import Request
 from octavo.engine.engine import Engine, EngineStats
@@ -27,6 +24,7 @@ from octavo.runtime.codec import (
 )
 from octavo.runtime.interrupts import Interrupts
 from octavo.runtime.port import EnginePort
+from octavo.runtime.turn import Turn
 
 
 class EngineClient(Protocol):
@@ -69,7 +67,7 @@ class InProcessClient:
         self._events: list[Event] = []
         self._replies: dict[int, EngineStats] = {}
         self._numbers = itertools.count()
-        self._turn = _Turn()
+        self._turn = Turn()
 
     def submit(self, request: Request) -> None:
         with self.interrupts.held(), self._turn:
@@ -125,33 +123,3 @@ class InProcessClient:
                 self._events.extend(message.events)
             else:
                 self._replies[message.number] = message.stats
-
-
-class _Turn:
-    """Lets one thread in at a time, of the process in which it was made, until it is closed.
-
-    Taken only where interrupts are held: one that is raised at the entry or the exit would leave
-    it locked for ever.
-    """
-
-    def __init__(self) -> None:
-        self.closed = False
-        self._process_id = os.getpid()
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> None:
-        if self.closed:
-            raise Misuse("the engine was closed", hint="make a new one")
-        if os.getpid() != self._process_id:
-            raise Misuse(
-                "the engine belongs to another process, and its threads did not come along",
-                hint="load the model after the fork",
-            )
-        if not self._lock.acquire(blocking=False):
-            raise Misuse(
-                "another thread is using the engine",
-                hint="use an AsyncClient, or a lock of your own",
-            )
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()

@@ -31,6 +31,7 @@ from octavo.runtime.outputs import OutputAssembler, RequestOutput
 from octavo.runtime.progress import progress_bar
 from octavo.runtime.readers import AnswerStream, Collector, StreamReader, Work
 from octavo.runtime.routes import Routes
+from octavo.runtime.turn import Turn
 
 Prompt = str | Sequence[int]
 
@@ -67,6 +68,8 @@ class LLM:
         self.max_model_len = loaded.max_model_len
         self.num_pages = loaded.num_pages
         self._client = InProcessClient(loaded.engine)
+        self._turn = Turn()
+        """For whole calls: those of the client come between each other."""
         self._request_numbers = itertools.count()
         self._routes = Routes(self._client.submit, self._client.abort)
 
@@ -145,7 +148,8 @@ class LLM:
             encoded = self.text.encode(cast("Prompt", prompt))
         assembler = self._assembler(encoded, _as_params(params), priority, tenant)
         reader = StreamReader(assembler)
-        with self._client.interrupts.held():  # until there is something that can be let go of
+        # Until there is something that can be let go of.
+        with self._client.interrupts.held(), self._turn:
             self._open(assembler, reader)
             return AnswerStream(reader, pump=self._pump, routes=self._routes)
 
@@ -196,7 +200,7 @@ class LLM:
             tenant=tenant,
         )
         interrupts = self._client.interrupts
-        with interrupts.held():  # to the end: what was begun is closed, whatever comes
+        with interrupts.held(), self._turn:  # to the end: what was begun is closed, whatever comes
             try:
                 for index, prompt in enumerate(encoded):
                     with _about_prompt(index):
@@ -213,13 +217,13 @@ class LLM:
 
     def stats(self) -> EngineStats:
         """Counters of the engine: steps, hits, preemptions, seconds by part."""
-        with self._client.interrupts.held():
+        with self._client.interrupts.held(), self._turn:
             self._routes.dispatch(())  # what was abandoned does not count
             return self._client.stats()
 
     def close(self) -> None:
         """Stop; what is not finished fails. Nothing can be asked afterwards."""
-        with self._client.interrupts.held():
+        with self._client.interrupts.held(), self._turn:
             self._client.close()
             self._routes.fail_all(EngineDead("the model was closed", hint="make a new one"))
 
@@ -267,7 +271,7 @@ class LLM:
         collectors: list[Collector] = []
         show = sys.stderr.isatty() if progress is None else progress
         interrupts = self._client.interrupts
-        with interrupts.held():  # to the end: what was begun is closed, whatever comes
+        with interrupts.held(), self._turn:  # to the end: what was begun is closed, whatever comes
             try:
                 with progress_bar(work, len(prompts), show=show) as advance:
                     for index, (prompt, one) in enumerate(zip(prompts, params_of, strict=True)):
@@ -300,7 +304,7 @@ class LLM:
                 work.num_finished = num_finished  # it was not taken
                 if not self._routes:
                     raise
-                self._pump()
+                self._step()
             else:
                 return collector
 
@@ -320,7 +324,7 @@ class LLM:
 
     def _pump(self) -> None:
         """Let the engine work until something is known, and hand it to whoever waits for it."""
-        with self._client.interrupts.held():  # half a message read is worth nothing
+        with self._client.interrupts.held(), self._turn:  # half a message is worth nothing
             self._step()
 
     def _step(self) -> None:

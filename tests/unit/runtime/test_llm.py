@@ -413,7 +413,7 @@ def test_threads_that_meet_at_the_door_enter_one_by_one(
         return tell(self)
 
     def hesitate(frame: FrameType, event: str, argument: object) -> Any:
-        if frame.f_code.co_qualname.endswith("_Turn.__enter__"):
+        if frame.f_code.co_qualname.endswith("Turn.__enter__"):
             time.sleep(0.001)  # before each of its lines all the others may do theirs
             return hesitate
         return None
@@ -442,6 +442,36 @@ def test_threads_that_meet_at_the_door_enter_one_by_one(
             assert set(results) <= {"answered", "told"}
             assert most_inside == 1
         assert llm.generate("Hello", GREEDY)[0].error is None
+
+
+def test_calls_of_several_threads_do_not_come_between_each_other(folder: Path) -> None:
+    """A whole call has its turn: whoever is let in gets the answer that it gets alone."""
+    before = sys.getswitchinterval()
+    results: list[str | None] = []
+
+    def ask(llm: LLM, door: threading.Barrier) -> None:
+        door.wait(20)
+        try:
+            results.append(llm.generate("Hello", GREEDY)[0].text)
+        except Misuse as error:
+            results.append(None if "another thread" in str(error) else str(error))
+
+    with LLM(folder) as llm:
+        alone = llm.generate("Hello", GREEDY)[0].text
+        sys.setswitchinterval(1e-5)
+        try:
+            for _ in range(25):
+                door = threading.Barrier(3)
+                threads = [threading.Thread(target=ask, args=(llm, door)) for _ in range(3)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+        finally:
+            sys.setswitchinterval(before)
+        assert set(results) <= {alone, None}
+        assert results.count(alone) >= 25
+        assert llm.generate("Hello", GREEDY)[0].text == alone
 
 
 def test_a_forked_process_is_told(folder: Path) -> None:
