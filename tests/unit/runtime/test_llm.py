@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,6 +22,7 @@ from octavo.core.errors import ConfigError, InvalidRequest, Misuse, ModelError, 
 from octavo.core.events import Event
 from octavo.engine.engine import Engine
 from octavo.runtime.outputs import ChoiceDelta, OutputAssembler, RequestOutput
+from octavo.runtime.routes import Routes
 from tests.small_model import END, VOCAB, write_small_model
 from tests.tiny import write_tiny_model
 
@@ -444,34 +445,31 @@ def test_threads_that_meet_at_the_door_enter_one_by_one(
         assert llm.generate("Hello", GREEDY)[0].error is None
 
 
-def test_calls_of_several_threads_do_not_come_between_each_other(folder: Path) -> None:
-    """A whole call has its turn: whoever is let in gets the answer that it gets alone."""
-    before = sys.getswitchinterval()
-    results: list[str | None] = []
+def test_a_call_of_another_thread_does_not_come_between(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole call has its turn, also while it is not in the engine but hands out what came."""
+    dispatch, told = Routes.dispatch, list[str]()
 
-    def ask(llm: LLM, door: threading.Barrier) -> None:
-        door.wait(20)
-        try:
-            results.append(llm.generate("Hello", GREEDY)[0].text)
-        except Misuse as error:
-            results.append(None if "another thread" in str(error) else str(error))
+    def ask(llm: LLM) -> None:
+        for call in (lambda: llm.generate("Hello", GREEDY), llm.stats, llm.close):
+            try:
+                call()
+            except Misuse as error:
+                told.append(str(error))
+
+    def dispatch_late(self: Routes, events: Sequence[Event]) -> None:
+        if not told and threading.current_thread() is threading.main_thread():
+            other = threading.Thread(target=ask, args=(llm,))
+            other.start()
+            other.join()
+        dispatch(self, events)
 
     with LLM(folder) as llm:
         alone = llm.generate("Hello", GREEDY)[0].text
-        sys.setswitchinterval(1e-5)
-        try:
-            for _ in range(25):
-                door = threading.Barrier(3)
-                threads = [threading.Thread(target=ask, args=(llm, door)) for _ in range(3)]
-                for thread in threads:
-                    thread.start()
-                for thread in threads:
-                    thread.join()
-        finally:
-            sys.setswitchinterval(before)
-        assert set(results) <= {alone, None}
-        assert results.count(alone) >= 25
+        monkeypatch.setattr(Routes, "dispatch", dispatch_late)
         assert llm.generate("Hello", GREEDY)[0].text == alone
+        assert told == ["another thread is using the engine"] * 3
 
 
 def test_a_forked_process_is_told(folder: Path) -> None:
