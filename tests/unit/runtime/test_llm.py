@@ -456,7 +456,7 @@ def test_a_call_of_another_thread_does_not_come_between(
             try:
                 call()
             except Misuse as error:
-                told.append(str(error))
+                told.append(error.message)
 
     def dispatch_late(self: Routes, events: Sequence[Event]) -> None:
         if not told and threading.current_thread() is threading.main_thread():
