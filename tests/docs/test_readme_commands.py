@@ -68,6 +68,7 @@ def serving(shell: list[str], command: str, port: int) -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_every_command_of_the_readme_runs(shell: list[str]) -> None:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
