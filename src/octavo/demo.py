@@ -1,7 +1,7 @@
 """``make demo``: what Octavo does, in under a minute, on the built-in model or another one.
 
-Streams a story, answers a batch and the same requests one by one, bit for bit alike, and climbs
-the ladder of optimisations on the same model.
+Streams the answer to a request for a story, answers a batch and the same requests one by one, bit
+for bit alike, and climbs the ladder of optimisations on the same model.
 """
 
 from __future__ import annotations
@@ -19,12 +19,18 @@ from octavo.bench.rung import RungJob, RungResult
 from octavo.bench.worker import run_in_worker
 from octavo.bench.workload import Workload
 from octavo.cli.exit_codes import ExitCode, exit_code_of
+from octavo.cli.loading import sampling_params
 from octavo.cli.output import formats_text, has_colours, print_error
 from octavo.cli.terminal import Screen
 from octavo.core.config import EngineConfig
 from octavo.models.builtin import BUILTIN
 from octavo.models.folder import resolve
 
+REQUEST = "Tell me a story about a dog who lost his ball."
+STORY_SEED = 15
+"""A whole story of the built-in model, and one about that."""
+MAX_STORY_TOKENS = 1024
+"""No story of the built-in model is that long; an answer of another one may be."""
 BEGINNING = "Once upon a time there was a little"
 ANIMALS = ("dog", "cat", "bird", "fish", "bear", "mouse", "frog", "duck")
 WORKLOAD = Workload(groups=4, requests=24, prefix=128, tail=(4, 24), answer=(8, 32))
@@ -36,13 +42,21 @@ PROBES = 3
 
 
 def show_story(llm: LLM, screen: Screen) -> None:
-    """Stream one answer as it is computed."""
-    params = SamplingParams(max_tokens=120, temperature=0.7, top_p=0.9, seed=4)
+    """Stream one answer as it is computed; without a chat template, how a story goes on."""
     screen.say(heading("A story, as it comes"))
-    screen.write(BEGINNING)
+    if llm.text.template.names:
+        screen.note(f"> {REQUEST}")
+        params = sampling_params(
+            llm.text.generation, {"seed": STORY_SEED}, max_tokens=MAX_STORY_TOKENS
+        )
+        stream = llm.stream([{"role": "user", "content": REQUEST}], params)
+    else:
+        screen.write(BEGINNING)
+        params = SamplingParams(max_tokens=120, temperature=0.7, top_p=0.9, seed=4)
+        stream = llm.stream(BEGINNING, params)
     started_s = time.perf_counter()
     first_s, num_tokens = 0.0, 0
-    for delta in llm.stream(BEGINNING, params):
+    for delta in stream:
         num_tokens += len(delta.token_ids)
         first_s = first_s or time.perf_counter() - started_s
         screen.write(delta.text)

@@ -66,7 +66,4 @@ def sampling_params(
     Raises:
         InvalidRequest: a value is out of its range.
     """
-    suggested = dict(generation.sampling)
-    if generation.do_sample is False:
-        suggested["temperature"] = 0.0
-    return SamplingParams(**{"max_tokens": max_tokens, **suggested, **values})
+    return generation.params(**{"max_tokens": max_tokens, **values})

@@ -45,6 +45,13 @@ def page_bytes(group: KVGroup, kv_format: str) -> int:
     return 2 * len(group.layers) * group.num_kv_heads * PAGE_SIZE * of_vector[kv_format]
 
 
+def answer_room(num_prompt_tokens: int, *, max_model_len: int, num_pages: int) -> int:
+    """Tokens that an answer can have at most: what context and pages leave; none, if below 1."""
+    stored = (num_pages - 1) * PAGE_SIZE  # page 0 belongs to nobody
+    # The last token is never stored.
+    return min(max_model_len, stored + 1) - num_prompt_tokens
+
+
 def pages_for(num_tokens: int) -> int:
     """The number of pages that hold this many tokens."""
     return -(-num_tokens // PAGE_SIZE)

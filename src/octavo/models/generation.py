@@ -43,6 +43,17 @@ class GenerationConfig:
     sampling: Mapping[str, float]
     """Those of SAMPLING_FIELDS that the file sets, as keyword arguments for SamplingParams."""
 
+    def params(self, **values: Any) -> SamplingParams:
+        """What the model's makers suggest, with some values put in its place.
+
+        Raises:
+            InvalidRequest: there is no such parameter, or a value is out of its range.
+        """
+        suggested = dict(self.sampling)
+        if self.do_sample is False:
+            suggested["temperature"] = 0.0
+        return SamplingParams(**(suggested | values))
+
     @classmethod
     def read(cls, folder: Path) -> GenerationConfig:
         """The generation settings of a model folder.

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, cast
 from octavo.core.checks import shown
 from octavo.core.config import EngineConfig
 from octavo.core.errors import EngineDead, InvalidRequest, OctavoError, Overloaded
+from octavo.core.kv_layout import answer_room
 from octavo.core.request import Priority, SamplingParams
 from octavo.engine.engine import EngineStats
 from octavo.engine.load import load_engine
@@ -86,7 +87,7 @@ class LLM:
 
         Args:
             prompts: one prompt or a list of them.
-            params: one for all, or one for each prompt.
+            params: one for all, or one for each prompt; None: ``sampling_params()``.
             progress: a progress bar on stderr; None shows it on a terminal.
 
         Raises:
@@ -108,6 +109,10 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer one conversation, or a list of them, through the model's chat template.
 
+        Args:
+            params: as in ``generate``; None: ``sampling_params()``, until the answer ends or the
+                context is full.
+
         Raises:
             InvalidRequest: a message that the template does not take.
             ModelError: the model has no chat template.
@@ -123,6 +128,8 @@ class LLM:
         for index, conversation in enumerate(conversations):
             with _about_prompt(index):
                 encoded.append(self._encode_chat(conversation, tools, template_options))
+        if params is None:
+            params = [self._to_its_end(prompt) for prompt in encoded]
         return self._answer(encoded, params, priority, tenant, progress)
 
     def stream(
@@ -144,9 +151,12 @@ class LLM:
         """
         if _is_conversation(prompt):
             encoded = self._encode_chat(cast("Sequence[Message]", prompt))
+            suggested = self._to_its_end(encoded)
         else:
             encoded = self.text.encode(cast("Prompt", prompt))
-        assembler = self._assembler(encoded, _as_params(params), priority, tenant)
+            suggested = self.sampling_params()
+        wanted = suggested if params is None else _checked(params)
+        assembler = self._assembler(encoded, wanted, priority, tenant)
         reader = StreamReader(assembler)
         # Until there is something that can be let go of.
         with self._client.interrupts.held(), self._turn:
@@ -215,6 +225,16 @@ class LLM:
                 run.close()
         return run.outputs(self.text.tokenizer)
 
+    def sampling_params(self, **values: Any) -> SamplingParams:
+        """As the model's makers suggest in generation_config.json, but for the values given.
+
+        Fields that neither names are as in ``SamplingParams``.
+
+        Raises:
+            InvalidRequest: there is no such parameter, or a value is out of its range.
+        """
+        return self.text.generation.params(**values)
+
     def stats(self) -> EngineStats:
         """Counters of the engine: steps, hits, preemptions, seconds by part."""
         with self._client.interrupts.held(), self._turn:
@@ -258,6 +278,13 @@ class LLM:
             raise InvalidRequest("template_options must map names to values")
         return self.text.encode_chat(messages, {"tools": tools, **(options or {})})
 
+    def _to_its_end(self, prompt: EncodedPrompt) -> SamplingParams:
+        """As suggested, and as many tokens as there is room for."""
+        room = answer_room(
+            len(prompt.token_ids), max_model_len=self.max_model_len, num_pages=self.num_pages
+        )
+        return self.sampling_params(max_tokens=max(1, room))
+
     def _answer(
         self,
         prompts: Sequence[EncodedPrompt],
@@ -266,7 +293,7 @@ class LLM:
         tenant: str,
         progress: bool | None,
     ) -> list[RequestOutput]:
-        params_of = _params_of(params, len(prompts))
+        params_of = _params_of(self.sampling_params() if params is None else params, len(prompts))
         work = Work()
         collectors: list[Collector] = []
         show = sys.stderr.isatty() if progress is None else progress
@@ -371,22 +398,18 @@ def _as_list(prompts: Any) -> list[Prompt]:
 
 def _params_of(params: Any, num_prompts: int) -> list[SamplingParams]:
     """One for each prompt."""
-    if params is None or isinstance(params, SamplingParams):
-        return [_as_params(params)] * num_prompts
     if not isinstance(params, list | tuple):
-        _as_params(params)
+        return [_checked(params)] * num_prompts
     if len(params) != num_prompts:
         raise InvalidRequest(
             f"{len(params)} sampling parameters for {num_prompts} prompts",
             param="params",
             hint="pass one for all, or one for each prompt",
         )
-    return [_as_params(one) for one in params]
+    return [_checked(one) for one in params]
 
 
-def _as_params(params: Any) -> SamplingParams:
-    if params is None:
-        return SamplingParams()
+def _checked(params: Any) -> SamplingParams:
     if isinstance(params, SamplingParams):
         return params
     raise InvalidRequest(

@@ -17,7 +17,7 @@ from octavo.core.errors import (
     Overloaded,
     did_you_mean,
 )
-from octavo.core.kv_layout import PAGE_SIZE
+from octavo.core.kv_layout import answer_room
 from octavo.runtime.async_client import AsyncClient
 from octavo.runtime.model_text import EncodedPrompt
 from octavo.server.logprobs import TokenTexts
@@ -69,9 +69,10 @@ class ServedModel:
 
     def room(self, num_prompt_tokens: int) -> int:
         """Tokens that an answer can have at most: what context and pages leave."""
-        stored = (self.client.num_pages - 1) * PAGE_SIZE  # page 0 belongs to nobody
-        # The last token is never stored.
-        return min(self.client.max_model_len, stored + 1) - num_prompt_tokens
+        client = self.client
+        return answer_room(
+            num_prompt_tokens, max_model_len=client.max_model_len, num_pages=client.num_pages
+        )
 
     async def encode_prompts(
         self, prompt: Any, *, max_prompts: int, n: int = 1, max_choices: int | None = None

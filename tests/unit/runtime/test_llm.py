@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import pickle
 import signal
@@ -20,6 +21,8 @@ import pytest
 from octavo import LLM, OctavoError, Priority, SamplingParams
 from octavo.core.errors import ConfigError, InvalidRequest, Misuse, ModelError, ModelNotFound
 from octavo.core.events import Event
+from octavo.core.kv_layout import PAGE_SIZE
+from octavo.core.request import Request
 from octavo.engine.engine import Engine
 from octavo.runtime.outputs import ChoiceDelta, OutputAssembler, RequestOutput
 from octavo.runtime.routes import Routes
@@ -443,6 +446,50 @@ def test_threads_that_meet_at_the_door_enter_one_by_one(
             assert set(results) <= {"answered", "told"}
             assert most_inside == 1
         assert llm.generate("Hello", GREEDY)[0].error is None
+
+
+def test_without_parameters_the_model_is_sampled_as_its_makers_suggest(tmp_path: Path) -> None:
+    folder = write_small_model(tmp_path / "model")
+    suggested = {"do_sample": True, "temperature": 0.25, "top_k": 7}
+    (folder / "generation_config.json").write_text(json.dumps(suggested))
+    with LLM(folder) as llm:
+        params = llm.sampling_params(max_tokens=3, seed=1)
+        assert (params.temperature, params.top_k, params.max_tokens) == (0.25, 7, 3)
+        assert llm.sampling_params(temperature=0.0) == SamplingParams(temperature=0.0, top_k=7)
+        with pytest.raises(InvalidRequest, match="did you mean 'max_tokens'"):
+            llm.sampling_params(max_token=3)
+        submitted: list[SamplingParams] = []
+        submit = llm._routes.open
+
+        def open_and_look(request: Request, reader: Any) -> None:
+            submitted.append(request.params)
+            submit(request, reader)
+
+        llm._routes.open = open_and_look  # type: ignore[method-assign]
+        llm.generate(["Hello", "Once"])
+        seen = [(params.temperature, params.top_k, params.max_tokens) for params in submitted]
+        assert seen == [(0.25, 7, 16)] * 2
+
+
+def test_a_chat_without_parameters_goes_on_to_its_end(tmp_path: Path) -> None:
+    """Or to where the context or the pages end: never refused for want of room."""
+    folder = write_small_model(tmp_path / "model")
+    (folder / "generation_config.json").write_text('{"do_sample": false}')
+    for options in ({}, {"num_pages": 5}):
+        with LLM(folder, **options) as llm:
+            messages = [{"role": "user", "content": "Hi"}]
+            [output] = llm.chat(messages)
+            choice = output.choices[0]
+            assert output.error is None
+            if choice.finish_reason == "length":
+                whole = choice.usage.prompt_tokens + choice.usage.completion_tokens
+                assert whole == min(llm.max_model_len, (llm.num_pages - 1) * PAGE_SIZE + 1)
+            else:
+                assert choice.finish_reason == "stop"
+            streamed = "".join(
+                delta.text for delta in llm.stream([{"role": "user", "content": "Hi"}])
+            )
+            assert streamed == output.text
 
 
 def test_a_call_of_another_thread_does_not_come_between(
