@@ -43,20 +43,21 @@ PROBES = 3
 
 def show_story(llm: LLM, screen: Screen) -> None:
     """Stream one answer as it is computed; without a chat template, how a story goes on."""
+    prompt: str | list[dict[str, str]]
     screen.say(heading("A story, as it comes"))
     if llm.text.template.names:
-        screen.note(f"> {REQUEST}")
+        prompt = [{"role": "user", "content": REQUEST}]
         params = sampling_params(
             llm.text.generation, {"seed": STORY_SEED}, max_tokens=MAX_STORY_TOKENS
         )
-        stream = llm.stream([{"role": "user", "content": REQUEST}], params)
+        screen.note(f"> {REQUEST}")
     else:
-        screen.write(BEGINNING)
+        prompt = BEGINNING
         params = SamplingParams(max_tokens=120, temperature=0.7, top_p=0.9, seed=4)
-        stream = llm.stream(BEGINNING, params)
+        screen.write(BEGINNING)
     started_s = time.perf_counter()
     first_s, num_tokens = 0.0, 0
-    for delta in stream:
+    for delta in llm.stream(prompt, params):
         num_tokens += len(delta.token_ids)
         first_s = first_s or time.perf_counter() - started_s
         screen.write(delta.text)

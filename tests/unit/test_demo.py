@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
-from octavo import LLM, demo
+from octavo import LLM, SamplingParams, demo
 from octavo.cli.terminal import Screen
+from tests.small_model import write_small_model
 
 
 def test_the_ladder_is_left_out_where_it_would_take_long(
@@ -49,10 +51,48 @@ def test_the_time_of_the_ladder_is_that_of_whole_prompts() -> None:
     assert stats.computed_tokens == demo.PROBES * demo.PROBE_TOKENS
 
 
-def test_a_story_is_told_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
+MEASURED = r"\n(\d+) tokens, [\d,]+ tokens/s, the first one after \d+ ms\n$"
+
+
+def test_a_whole_story_is_told_and_measured(capsys: pytest.CaptureFixture[str]) -> None:
     with LLM() as llm:
         demo.show_story(llm, Screen())
     out = capsys.readouterr().out
-    story = out.partition(demo.BEGINNING)[2]
-    assert len(story.split()) > 60, "words, and with spaces between them"
-    assert re.search(r"\n\d+ tokens, [\d,]+ tokens/s, the first one after \d+ ms\n$", out)
+    story = re.sub(MEASURED, "", out.partition(f"> {demo.REQUEST}\n")[2])
+    assert len(story.split()) > 100, "words, and with spaces between them"
+    assert story.endswith((".", "!", '"')), "not cut off"
+    assert "dog" in story
+    assert "the ball was gone" in story, "what was asked for"
+    measured = re.search(MEASURED, out)
+    assert measured is not None
+    assert int(measured[1]) < demo.MAX_STORY_TOKENS
+
+
+def test_the_story_is_the_same_each_time_and_that_of_a_chat(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with LLM() as llm:
+        demo.show_story(llm, Screen())
+        first = capsys.readouterr().out
+        demo.show_story(llm, Screen())
+        second = capsys.readouterr().out
+        suggested = llm.text.generation.sampling
+        params = SamplingParams(max_tokens=500, seed=demo.STORY_SEED, **suggested)
+        [answer] = llm.chat([{"role": "user", "content": demo.REQUEST}], params)
+    assert re.sub(MEASURED, "", first) == re.sub(MEASURED, "", second)
+    assert f"> {demo.REQUEST}\n{answer.text}\n" in first
+    assert answer.choices[0].finish_reason == "stop"
+    assert suggested["temperature"] > 0
+
+
+def test_a_model_without_a_chat_template_goes_on_with_a_story(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_small_model(tmp_path)
+    (folder / "tokenizer_config.json").unlink()
+    with LLM(folder) as llm:
+        demo.show_story(llm, Screen())
+    out = capsys.readouterr().out
+    assert demo.REQUEST not in out
+    assert f"\n{demo.BEGINNING}" in out
+    assert re.search(MEASURED, out)
