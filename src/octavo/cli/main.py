@@ -21,6 +21,7 @@ from octavo import __version__
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
+    from cyclopts.exceptions import MissingArgumentError
 
     from octavo.cli.layers import Layers
 
@@ -54,6 +55,12 @@ COMMANDS = (
     Command("doctor", "Check this machine, and say what to do."),
     Command("completion", "Print a script that completes commands in a shell."),
 )
+EXAMPLES = {
+    "bench quality": "octavo bench quality --text stories.txt",
+    "completion": "octavo completion bash",
+    "pull": "octavo pull owner/name",
+}
+"""Of the commands that cannot do without an argument."""
 EPILOGUE = (
     "Flags may also be set by environment variables (OCTAVO_...) and by a TOML file: --config FILE,"
     " ./octavo.toml, or octavo/config.toml in the user's configuration folder."
@@ -218,17 +225,32 @@ def _with_dashes(value: Any) -> Any:
 
 def _in_our_words(error: CycloptsError) -> tuple[str, str | None]:
     """A sentence and a hint."""
-    from cyclopts.exceptions import UnusedCliTokensError
+    from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
     if isinstance(error, UnusedCliTokensError):
         unused = ", ".join(map(repr, error.unused_tokens or ()))
         return f"unexpected argument {unused}", "quote an argument that has spaces in it"
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        return _missing(error)
     sentence, _, rest = str(error).replace(_DASH, "-").partition(" Did you mean ")
     sentence = sentence[0].lower() + sentence[1:].rstrip(".")
     meant = rest.partition("?")[0].strip('"')
     if meant:
         return sentence, f"did you mean {meant!r}?"
     return sentence, "octavo COMMAND --help lists what there is"
+
+
+def _missing(error: MissingArgumentError) -> tuple[str, str]:
+    """Something that a command needs was not given at all, or a flag without its value."""
+    argument = error.argument
+    assert argument is not None
+    command = " ".join(error.command_chain or ())
+    hint = EXAMPLES.get(command) if argument.required else None
+    hint = hint or f"octavo {command} --help lists what there is"
+    if error.keyword is not None:
+        return f"{error.keyword} needs a value", hint
+    value = " FILE" if argument.hint is Path else ""
+    return f"{argument.name}{value} is missing", hint
 
 
 if __name__ == "__main__":

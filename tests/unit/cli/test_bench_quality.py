@@ -99,7 +99,7 @@ def test_mistakes_are_told_before_a_model_is_loaded(
     latin = octavo.folder / "latin"
     latin.write_bytes(b"caf\xe9")
     for words, message in (
-        ((model,), "requires an argument"),
+        ((model,), "--text FILE is missing"),
         ((model, "--text", octavo.folder / "nothing"), "No such file"),
         ((model, "--text", empty), "no text in it"),
         ((model, "--text", latin), "not UTF-8"),

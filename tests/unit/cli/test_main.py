@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
 from octavo import __version__
 from octavo.cli import main as main_module
 from octavo.cli.exit_codes import ExitCode, exit_code_of
-from octavo.cli.main import COMMANDS, build_app
+from octavo.cli.main import COMMANDS, EXAMPLES, build_app
 from octavo.core.errors import (
     DeadlineExceeded,
     EngineDead,
@@ -34,7 +36,7 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("generate MODEL", 2, "no prompt is given", "--file FILE"),
     ("generate MODEL a --temperature hot", 2, 'unable to convert "hot" into float', ""),
     ("generate MODEL a --temperature -1", 2, "temperature must be a number in [0", ""),
-    ("generate MODEL a --temperature", 2, "--temperature requires an argument", ""),
+    ("generate MODEL a --temperature", 2, "--temperature needs a value", "octavo generate --help"),
     ("generate MODEL a --seed 1 --seed 2", 2, "--seed specified multiple times", ""),
     ("generate MODEL a --n 9", 2, "n must be an integer in [1, 8]", ""),
     ("generate MODEL a --logit-bias 3", 2, "logit_bias takes token ids with biases", ""),
@@ -57,7 +59,12 @@ MISTAKES: list[tuple[str, int, str, str]] = [
     ("plan MODEL --users 0", 2, "--users must be >= 1", ""),
     ("plan MODEL --context 513", 2, "max_model_len must be in [1, 512]", ""),
     ("plan MODEL --memory lots", 2, "not an amount of memory: 'lots'", "16GiB"),
-    ("pull", 2, "REPO requires an argument", ""),
+    ("pull", 2, "REPO is missing", "octavo pull owner/name"),
+    ("pull a/b --revision", 2, "--revision needs a value", "octavo pull --help"),
+    ("completion", 2, "SHELL is missing", "octavo completion bash"),
+    ("bench quality", 2, "--text FILE is missing", "octavo bench quality --text stories.txt"),
+    ("bench quality --text", 2, "--text needs a value", "bench quality --text stories.txt"),
+    ("bench engine --shape", 2, "--shape needs a value", "octavo bench engine --help"),
     ("pull gpt2", 2, "'gpt2' is not the name of a model on the hub", "owner/name"),
     ("pull a/b@c --revision d", 2, "the revision is given twice", ""),
     ("pull a/b --revision ../c", 3, "is not a revision", "a branch, a tag or a commit"),
@@ -78,6 +85,34 @@ def test_mistakes(
     assert error in first
     assert hint in "\n".join(rest)
     assert all(line.startswith("hint: ") for line in rest)
+
+
+def leaves(app: App, name: str) -> Iterator[tuple[str, App]]:
+    """Every command below one, with its whole name."""
+    below = [word for word in app[name] if not word.startswith("-")]
+    for word in below:
+        yield from ((f"{name} {rest}", leaf) for rest, leaf in leaves(app[name], word))
+    if not below:
+        yield name, app[name]
+
+
+def test_every_command_that_needs_an_argument_has_an_example() -> None:
+    needing = set()
+    for command in COMMANDS:
+        for name, leaf in leaves(build_app(used=command.name), command.name):
+            if any(argument.required for argument in leaf.assemble_argument_collection()):
+                needing.add(name)
+    assert needing == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_are_command_lines(name: str) -> None:
+    program, *words = EXAMPLES[name].split()
+    assert program == "octavo"
+    app = build_app(used=words[0])
+    _, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
+    assert bound.arguments
+    assert " ".join(words).startswith(f"{name} ")
 
 
 def test_version_and_no_command(octavo: CommandLine) -> None:
