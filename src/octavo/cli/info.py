@@ -23,7 +23,7 @@ from octavo.cli.settings import (
 from octavo.core.config import EngineConfig
 from octavo.core.kv_layout import KVGroup
 from octavo.core.request import SamplingParams
-from octavo.models.builtin import BUILTIN
+from octavo.models.builtin import BUILTIN, builtin_folder
 from octavo.models.folder import resolve
 
 Rows = list[tuple[str, str]]
@@ -130,7 +130,10 @@ def _model_rows(facts: ModelFacts) -> Rows:
     stored = ", ".join(f"{name} {bytes_text(size)}" for name, size in facts.stored_bytes.items())
     ends = ", ".join(map(str, facts.generation.end_token_ids))
     suggested = ", ".join(f"{name} {value}" for name, value in facts.generation.sampling.items())
+    is_builtin = facts.folder == builtin_folder()
+    name = [("model", f"{BUILTIN} (its card: README.md in the folder)")] if is_builtin else []
     return [
+        *name,
         ("folder", str(facts.folder)),
         ("architecture", spec.architecture),
         ("layers", f"{spec.num_layers} of width {spec.hidden_size}"),

@@ -69,6 +69,16 @@ def test_a_model_without_a_tokeniser_and_with_a_window(octavo: CommandLine) -> N
     assert "chat template  no" in ended.out
 
 
+def test_the_built_in_model_is_named_with_its_card(octavo: CommandLine, model: Path) -> None:
+    told = "builtin (its card: README.md in the folder)"
+    for words in ((), ("builtin",)):
+        rows = [line.split(maxsplit=1) for line in octavo("info", *words).out.splitlines()]
+        facts = {row[0]: row[1] for row in rows if len(row) == 2}
+        assert facts["model"] == told
+        assert (Path(facts["folder"]) / "README.md").is_file()
+    assert told not in octavo("info", model).out
+
+
 def test_the_machine(octavo: CommandLine) -> None:
     out = octavo("info", "--num-threads", 1).out
     assert "\nthreads          1 of " in out
