@@ -104,7 +104,9 @@ def terminal(model: Path, tmp_path: Path) -> Iterator[Terminal]:
 
 def test_a_whole_session(terminal: Terminal, tmp_path: Path) -> None:
     shown = terminal.say("Hello")
-    assert re.search(r"12 tokens · [\d.]+ tokens/s · first after [\d.]+ s", shown)
+    assert re.search(
+        r"12 tokens · ([\d.]+ tokens/s · )?first after [\d.]+ m?s .* cut off: --max-tokens\]", shown
+    )
 
     # Ctrl-C ends an answer of ten thousand tokens, and not the session.
     assert "max_tokens = 10000" in terminal.say("/set max_tokens 10000")
@@ -137,6 +139,13 @@ def test_a_whole_session(terminal: Terminal, tmp_path: Path) -> None:
     terminal.stop()  # at the prompt: a reminder, no end
     assert "Ctrl-D" in terminal.until(PROMPT)
     assert terminal.leave() == 0
+
+
+def test_a_conversation_outlives_its_context(terminal: Terminal) -> None:
+    shown = [terminal.say(f"{index}" + "x" * 3000) for index in range(8)]
+    assert "error" not in "".join(shown)
+    assert "(the oldest 2 messages no longer fit and are left out)" in "".join(shown)
+    assert "12 tokens" in shown[-1]
 
 
 def test_history_is_private_and_comes_back(model: Path, tmp_path: Path) -> None:

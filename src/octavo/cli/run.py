@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from contextlib import closing
 
@@ -13,9 +14,14 @@ from octavo.cli.output import dim, print_error, show_warnings
 from octavo.cli.session import Session
 from octavo.cli.settings import ChatFlags, EngineFlags, given
 from octavo.cli.terminal import LineReader, Screen, history_path, read_message
-from octavo.core.errors import EngineDead, InvalidRequest, OctavoError
+from octavo.core.errors import EngineDead, InvalidRequest, ModelNotFound, OctavoError
 from octavo.models.builtin import BUILTIN
 from octavo.runtime.async_client import AsyncClient
+
+MESSAGES_COME_LATER = (
+    'messages are typed after the start: octavo run; or, for one: octavo generate --chat "..."'
+)
+"""What to tell somebody who gave one in the place of the model."""
 
 
 def run(
@@ -50,7 +56,13 @@ def run(
     message = None if is_terminal else _read_all()
     if is_terminal:
         print(dim(_loading_line(model), sys.stderr), file=sys.stderr)
-    loaded = load_model(model, tokenizer, engine)
+    try:
+        loaded = load_model(model, tokenizer, engine)
+    except ModelNotFound as error:
+        if not _may_be_a_message(model):
+            raise
+        hint = f"{error.hint}; {MESSAGES_COME_LATER}"
+        raise ModelNotFound(error.message, hint=hint) from error
     if is_terminal and loaded.note is not None:
         print(dim(loaded.note, sys.stderr), file=sys.stderr)
     is_chat = bool(loaded.text.template.names) if chat is None else chat
@@ -77,6 +89,12 @@ def run(
             return ExitCode.OK
         finally:
             runner.run(client.close())
+
+
+def _may_be_a_message(model: str) -> bool:
+    """Whether somebody who typed this in the place of a model may have meant to say it."""
+    is_path = "/" in model and not re.search(r"\s", model)
+    return model != BUILTIN and not is_path and not os.path.exists(model)
 
 
 def _loading_line(model: str) -> str:

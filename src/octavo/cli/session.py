@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from octavo.cli.settings import SAMPLING, show_value
 from octavo.cli.terminal import Screen, write_privately
 from octavo.core.clock import Clock
 from octavo.core.errors import ConfigError, InvalidRequest, did_you_mean
+from octavo.core.events import FinishReason
 from octavo.core.request import SamplingParams
 from octavo.engine.engine import EngineStats
 from octavo.runtime.async_client import AsyncClient
@@ -24,6 +27,12 @@ from octavo.runtime.outputs import RequestOutput
 NOT_IN_A_SESSION = ("n", "logprobs", "prompt_logprobs")
 SETTINGS = {setting.name: setting for setting in SAMPLING if setting.name not in NOT_IN_A_SESSION}
 FILE_FORMAT = "octavo conversation 1"
+ROOM = 1 / 3
+"""The part of the context that a conversation leaves to the next answer at least. A quarter would
+cut some of the built-in model's stories: its context is 1,024 and they have 220 to 300 tokens."""
+MIN_RATE_S = 0.02
+MIN_RATE_TOKENS = 2
+"""Answers that took less after their first token say nothing about the speed."""
 
 HELP = """\
 /help              this list
@@ -44,11 +53,19 @@ class Conversation:
 
     system: str | None = None
     turns: list[dict[str, str]] = field(default_factory=list)
+    num_left_out: int = field(default=0, compare=False)
+    """Of the turns, the oldest, which no longer fit into the context. They are kept here."""
 
-    def with_message(self, text: str) -> list[dict[str, str]]:
-        """The messages for a chat template, with a new one of the user."""
+    def starts(self) -> list[int]:
+        """Turns that a prompt can begin with, from what is in it now to the new message alone."""
+        first, end = self.num_left_out, len(self.turns)
+        questions = [index for index in range(first, end) if self.turns[index]["role"] == "user"]
+        return sorted({first, *questions, end})
+
+    def with_message(self, text: str, start: int) -> list[dict[str, str]]:
+        """The messages for a chat template: the turns from ``start`` on, a new one of the user."""
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, *self.turns, {"role": "user", "content": text}]
+        return [*system, *self.turns[start:], {"role": "user", "content": text}]
 
     def add(self, text: str, answer: str) -> None:
         self.turns.append({"role": "user", "content": text})
@@ -100,6 +117,7 @@ class Session:
     async def answer(self, text: str) -> bool:
         """Stream the answer to a message; False if it was stopped.
 
+        The oldest turns are left out of the prompt once it leaves too little room for an answer.
         Cancelling stops the answer only; what was said by then counts as said.
 
         Raises:
@@ -108,7 +126,8 @@ class Session:
         started_s = self._clock()
         first_s: float | None = None
         finished = True
-        async with self._client.start(self._encode(text), self._params()) as answer:
+        params = self._params()
+        async with self._client.start(self._encode(text, params), params) as answer:
             try:
                 async for delta in answer:
                     if first_s is None:
@@ -123,7 +142,7 @@ class Session:
         self._screen.end_line()
         if finished or output.text:
             self.conversation.add(text, output.text)
-        self._last = _speed(output, started_s, first_s, self._clock())
+        self._last = _status(output, params.max_tokens, started_s, first_s, self._clock())
         return finished
 
     def greet(self, text: str) -> None:
@@ -155,10 +174,33 @@ class Session:
         room = self._client.max_model_len
         return sampling_params(self._client.text.generation, self._sampling, max_tokens=room)
 
-    def _encode(self, text: str) -> EncodedPrompt:
-        if self._is_chat:
-            return self._client.text.encode_chat(self.conversation.with_message(text))
-        return self._client.text.encode(text)
+    def _encode(self, text: str, params: SamplingParams) -> EncodedPrompt:
+        """The prompt, with as many of the turns as leave room for an answer."""
+        if not self._is_chat:
+            return self._client.text.encode(text)
+        conversation, context = self.conversation, self._client.max_model_len
+        room = min(params.max_tokens, math.ceil(context * ROOM))
+
+        def encode(start: int) -> EncodedPrompt:
+            return self._client.text.encode_chat(conversation.with_message(text, start))
+
+        def fits(prompt: EncodedPrompt) -> bool:
+            return len(prompt.token_ids) + room <= context
+
+        starts = conversation.starts()
+        prompt = encode(starts[0])
+        if fits(prompt):
+            return prompt
+        # As few turns as will do; encoding is what costs, so that not each number of them is tried.
+        # A message that leaves too little room even alone is sent alone, and the engine refuses
+        # it if there is none: then nothing is left out, as the next message may be shorter.
+        last = len(starts) - 1
+        start = starts[bisect_left(starts, True, hi=last, key=lambda start: fits(encode(start)))]
+        prompt = encode(start)
+        if len(prompt.token_ids) < context and start > conversation.num_left_out:
+            conversation.num_left_out = start
+            self._screen.note(f"(the oldest {start} messages no longer fit and are left out)")
+        return prompt
 
     def _reset(self, _: str) -> None:
         self.conversation = Conversation(self.conversation.system)
@@ -248,18 +290,32 @@ def _turn(value: Any) -> dict[str, str]:
     raise ValueError(value)
 
 
-def _speed(output: RequestOutput, started_s: float, first_s: float | None, now_s: float) -> str:
+def _status(
+    output: RequestOutput, max_tokens: int, started_s: float, first_s: float | None, now_s: float
+) -> str:
+    """How fast an answer was, and why it ended where that was not its own end."""
     usage = output.usage
     parts = [f"{usage.completion_tokens} tokens"]
     if first_s is not None:
-        if usage.completion_tokens > 1 and now_s > first_s:
-            parts.append(f"{(usage.completion_tokens - 1) / (now_s - first_s):.1f} tokens/s")
-        parts.append(f"first after {first_s - started_s:.2f} s")
+        num_later, later_s = usage.completion_tokens - 1, now_s - first_s
+        if num_later >= MIN_RATE_TOKENS and later_s >= MIN_RATE_S:
+            rate = num_later / later_s
+            parts.append(f"{rate:.{0 if rate >= 100 else 1}f} tokens/s")
+        parts.append(f"first after {_seconds_text(first_s - started_s)}")
     prompt = f"prompt of {usage.prompt_tokens}"
     parts.append(f"{prompt}, {usage.cached_tokens} cached" if usage.cached_tokens else prompt)
-    if output.choices[0].finish_reason is None:
-        parts.append("stopped")
+    match output.choices[0].finish_reason:
+        case None:
+            parts.append("stopped")
+        case FinishReason.LENGTH if usage.completion_tokens >= max_tokens:
+            parts.append("cut off: --max-tokens")
+        case FinishReason.LENGTH:
+            parts.append("cut off: the context is full")
     return f"[{' · '.join(parts)}]"
+
+
+def _seconds_text(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{seconds * 1000:.1f} ms"
 
 
 def _stats_text(stats: EngineStats) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import re
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,12 @@ from typing import Any
 import pytest
 
 from octavo import LLM, SamplingParams
+from octavo.cli.run import MESSAGES_COME_LATER
 from octavo.cli.session import Session
 from octavo.cli.terminal import Screen
 from octavo.core.errors import ConfigError, InvalidRequest, OctavoError
 from octavo.runtime.async_client import AsyncClient
+from tests.command_line import CommandLine
 from tests.small_model import ENDLESS, write_endless_model
 
 pytestmark = pytest.mark.anyio
@@ -100,6 +105,143 @@ async def test_a_message_that_cannot_be_answered_changes_nothing(open_session: O
     with pytest.raises(InvalidRequest, match="no room for an answer"):
         await session.answer("x" * 600)
     assert session.conversation.turns == []
+
+
+def prompt_size(status: str) -> int:
+    found = re.search(r"prompt of (\d+)", status)
+    assert found is not None
+    return int(found[1])
+
+
+async def test_a_conversation_goes_on_for_ever(
+    open_session: Open, client: AsyncClient, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    session = open_session(system="Be brief.", max_tokens=40)
+    left_out, sizes = [], []
+    for index in range(30):
+        await session.answer(f"message {index}")
+        session.note_speed()
+        out = capsys.readouterr().out
+        left_out += [int(count) for count in re.findall(r"\(the oldest (\d+) messages no lo", out)]
+        sizes.append(prompt_size(out))
+        # The prompt is the system message and what is not left out, with room for the answer.
+        turns = session.conversation.turns[:-2]
+        kept = turns[left_out[-1] if left_out else 0 :]
+        system = {"role": "system", "content": "Be brief."}
+        messages = [system, *kept, {"role": "user", "content": f"message {index}"}]
+        assert sizes[-1] == len(client.text.encode_chat(messages).token_ids)
+        assert sizes[-1] + 40 <= client.max_model_len
+    # Once it is full, each message takes the place of one; each time is told, and only once.
+    assert left_out[0] == 2
+    assert left_out == sorted(set(left_out))
+    assert all(count % 2 == 0 for count in left_out)
+    assert min(sizes[15:]) > client.max_model_len * 0.6  # not more is left out than must be
+    assert len(session.conversation.turns) == 60
+    session.command(f"/save {tmp_path / 'talk'}")
+    assert len(json.loads((tmp_path / "talk").read_text())["turns"]) == 60
+
+    # A conversation that was loaded is all there at first, and cut to the same prompt.
+    other = open_session(system="Be brief.", max_tokens=40)
+    other.command(f"/load {tmp_path / 'talk'}")
+    capsys.readouterr()
+    await other.answer("and now?")
+    others = capsys.readouterr().out
+    await session.answer("and now?")
+    assert re.findall(r"oldest \d+", others) == re.findall(r"oldest \d+", capsys.readouterr().out)
+    assert other.conversation == session.conversation
+
+    session.command("/reset")
+    await session.answer("one")
+    assert "no longer fit" not in capsys.readouterr().out
+
+
+async def test_a_conversation_leaves_a_third_of_the_context_to_a_long_answer(
+    open_session: Open, client: AsyncClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = open_session(max_tokens=10, allowed_token_ids=(5,))
+    for _ in range(4):
+        await session.answer("x" * 50)
+    assert "no longer fit" not in capsys.readouterr().out
+    session.command("/set max_tokens default")
+    await session.answer("y" * 50)
+    session.note_speed()
+    out = capsys.readouterr().out
+    assert "(the oldest 2 messages no longer fit and are left out)" in out
+    assert client.max_model_len / 2 < prompt_size(out) <= client.max_model_len * 2 / 3
+    assert out.endswith(" · cut off: the context is full]\n")
+
+
+async def test_a_message_that_is_too_long_alone_leaves_nothing_out(
+    open_session: Open, client: AsyncClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = open_session()
+    await session.answer("one")
+    with pytest.raises(InvalidRequest, match=r"prompt has (\d+) tokens .* no room for an answer"):
+        await session.answer("x" * client.max_model_len)
+    assert "no longer fit" not in capsys.readouterr().out
+    await session.answer("two")
+    session.note_speed()
+    everything = session.conversation.turns[:3]
+    expected = len(client.text.encode_chat(everything).token_ids)
+    assert prompt_size(capsys.readouterr().out) == expected
+
+    # One that is answered, though the answer has less room than it should, pushes all else out.
+    await session.answer("x" * (client.max_model_len - 30))
+    session.note_speed()
+    out = capsys.readouterr().out
+    assert "(the oldest 4 messages no longer fit and are left out)" in out
+    assert prompt_size(out) > client.max_model_len - 30
+
+
+async def test_why_an_answer_was_cut_off(
+    open_session: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = open_session(max_tokens=4)
+    await session.answer("one")
+    session.note_speed()
+    assert capsys.readouterr().out.endswith(" · cut off: --max-tokens]\n")
+
+    session.command("/set allowed_token_ids 5")
+    session.command("/set stop_token_ids 5")
+    await session.answer("two")  # ends of its own accord
+    session.note_speed()
+    out = capsys.readouterr().out
+    assert "[1 tokens · " in out
+    assert "cut off" not in out
+
+
+@pytest.mark.parametrize(
+    ("first_s", "later_s", "max_tokens", "expected"),
+    [
+        (0.0004, 0.0006, 17, "[17 tokens · first after 0.4 ms · "),
+        (0.2, 0.0199, 17, "[17 tokens · first after 0.20 s · "),
+        (0.0999, 0.2, 17, "[17 tokens · 80.0 tokens/s · first after 99.9 ms · "),
+        (1.234, 0.1, 17, "[17 tokens · 160 tokens/s · first after 1.23 s · "),
+        (0.1, 2.0, 2, "[2 tokens · first after 0.10 s · "),
+        (0.1, 2.0, 3, "[3 tokens · 1.0 tokens/s · first after 0.10 s · "),
+    ],
+)
+async def test_a_speed_is_shown_where_it_says_something(
+    client: AsyncClient,
+    capsys: pytest.CaptureFixture[str],
+    first_s: float,
+    later_s: float,
+    max_tokens: int,
+    expected: str,
+) -> None:
+    times = iter([0.0, first_s, first_s + later_s])
+    session = Session(
+        client,
+        model="m",
+        is_chat=True,
+        system=None,
+        sampling={"max_tokens": max_tokens, "seed": 1, "ignore_eos": True},
+        screen=Screen(),
+        clock=lambda: next(times),
+    )
+    await session.answer("one")
+    session.note_speed()
+    assert capsys.readouterr().out.splitlines()[-1].startswith(expected)
 
 
 async def test_settings(open_session: Open, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,6 +343,27 @@ async def test_the_saved_file_says_what_was_asked_of_which_model(
 async def test_wrong_values_are_told_before_the_first_message(open_session: Open) -> None:
     with pytest.raises(InvalidRequest, match="temperature"):
         open_session(temperature=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_told"),
+    [
+        (["Tell me a story about a cat"], True),
+        (["Hello!"], True),
+        (["this and/or that"], True),
+        (["./missing"], False),
+        (["builtin", "--tokenizer", "missing"], False),
+    ],
+)
+def test_who_gives_a_message_for_a_model_is_told_where_it_belongs(
+    octavo: CommandLine, monkeypatch: pytest.MonkeyPatch, words: list[str], is_told: bool
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Hello\n")))
+    ended = octavo("run", *words)
+    assert (ended.status, ended.out) == (3, "")
+    assert f"error: {words[-1]}: no such folder\n" in ended.err
+    assert "hint: give a folder, a hub id" in ended.err
+    assert ended.err.endswith(f"; {MESSAGES_COME_LATER}\n") == is_told
 
 
 async def test_stats(open_session: Open, capsys: pytest.CaptureFixture[str]) -> None:
