@@ -155,6 +155,17 @@ async def test_a_conversation_goes_on_for_ever(
     assert "no longer fit" not in capsys.readouterr().out
 
 
+async def test_what_is_left_out_is_told_once(
+    open_session: Open, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = open_session(allowed_token_ids=(5,))
+    notices = []
+    for length in (200, 200, 50, 1, 1):
+        await session.answer("x" * length)
+        notices.append("(the oldest 2 messages no longer fit" in capsys.readouterr().out)
+    assert notices == [False, False, True, False, False]
+
+
 async def test_a_conversation_leaves_a_third_of_the_context_to_a_long_answer(
     open_session: Open, client: AsyncClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
