@@ -9,7 +9,9 @@ from collections.abc import Generator
 import pytest
 from hypothesis import HealthCheck, settings
 
-MAX_CPU_SECONDS = 2.0
+WANTED_CPU_SECONDS = 2.0
+MAX_CPU_SECONDS = 3 * WANTED_CPU_SECONDS
+"""Machines differ, and hypothesis draws larger examples at one time than at another."""
 
 # No deadlines: a neighbour on the machine must not fail a test.
 settings.register_profile(
@@ -24,7 +26,7 @@ settings.load_profile("octavo")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Fail an unmarked test that computes for over two seconds.
+    """Fail an unmarked test that computes for much longer than is wanted.
 
     Processor time, not wall time: that does not grow when the machine is busy with others.
     OCTAVO_TEST_TIME_LIMIT=off lifts the limit, for builds with sanitizers or coverage.
@@ -35,4 +37,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     limited = os.environ.get("OCTAVO_TEST_TIME_LIMIT") != "off"
     exempt = item.get_closest_marker("slow") or item.get_closest_marker("parity")
     if limited and not exempt and used > MAX_CPU_SECONDS:
-        pytest.fail(f"took {used:.1f} s of processor time; make it quicker or mark it slow")
+        pytest.fail(
+            f"took {used:.1f} s of processor time, and {WANTED_CPU_SECONDS} are wanted:"
+            " make it quicker or mark it slow"
+        )
