@@ -19,7 +19,6 @@ from octavo.bench.rung import RungJob, RungResult
 from octavo.bench.worker import run_in_worker
 from octavo.bench.workload import Workload
 from octavo.cli.exit_codes import ExitCode, exit_code_of
-from octavo.cli.loading import sampling_params
 from octavo.cli.output import formats_text, has_colours, print_error
 from octavo.cli.terminal import Screen
 from octavo.core.config import EngineConfig
@@ -47,9 +46,7 @@ def show_story(llm: LLM, screen: Screen) -> None:
     screen.say(heading("A story, as it comes"))
     if llm.text.template.names:
         prompt = [{"role": "user", "content": REQUEST}]
-        params = sampling_params(
-            llm.text.generation, {"seed": STORY_SEED}, max_tokens=MAX_STORY_TOKENS
-        )
+        params = llm.sampling_params(seed=STORY_SEED, max_tokens=MAX_STORY_TOKENS)
         screen.note(f"> {REQUEST}")
     else:
         prompt = BEGINNING

@@ -142,7 +142,7 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
             stepper.load_state_dict(values)
         for step in range(first):
             batches_of(mixture, step)
-        if mixture.state() != state["data"]:
+        if mixture.state() != state.get("data"):
             raise SystemExit(f"{saved}: saved by a training on other data, or in another order")
         torch.set_rng_state(state["random"])
     began, losses = time.monotonic(), []

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from octavo.cli.exit_codes import ExitCode, exit_code_of
-from octavo.cli.loading import SYSTEM_IS_DROPPED, sampling_params
+from octavo.cli.loading import SYSTEM_IS_DROPPED
 from octavo.cli.output import dim, print_error, print_json, show_warnings
 from octavo.cli.precision import precision_note
 from octavo.cli.settings import COMPLETION_MAX_TOKENS, CompletionFlags, EngineFlags, given
@@ -80,7 +80,7 @@ def generate(
             print(dim(note, sys.stderr), file=sys.stderr)
         if system is not None and llm.text.template.drops_system_messages():
             print(dim(SYSTEM_IS_DROPPED, sys.stderr), file=sys.stderr)
-        params = sampling_params(llm.text.generation, values, max_tokens=COMPLETION_MAX_TOKENS)
+        params = llm.sampling_params(**{"max_tokens": COMPLETION_MAX_TOKENS, **values})
         if is_streamed:
             _stream(llm, _messages(texts[0], system) if chat else texts[0], params)
             return ExitCode.OK

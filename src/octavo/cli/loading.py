@@ -12,10 +12,8 @@ from typing import Any
 from octavo.cli.precision import precision_note
 from octavo.cli.settings import Flags, given
 from octavo.core.config import EngineConfig
-from octavo.core.request import SamplingParams
 from octavo.engine.load import LoadedEngine, load_engine
 from octavo.models.folder import resolve
-from octavo.models.generation import GenerationConfig
 from octavo.runtime.model_text import ModelText
 
 SYSTEM_IS_DROPPED = "this model's chat template leaves system messages out"
@@ -56,14 +54,3 @@ def load_model(
     text = ModelText.load(folder, tokenizer)
     loaded = load_engine(folder, config)
     return LoadedModel(name, loaded, text, precision_note(folder, config))
-
-
-def sampling_params(
-    generation: GenerationConfig, values: Mapping[str, Any], *, max_tokens: int
-) -> SamplingParams:
-    """What the user set, on top of what the model's makers suggest.
-
-    Raises:
-        InvalidRequest: a value is out of its range.
-    """
-    return generation.params(**{"max_tokens": max_tokens, **values})

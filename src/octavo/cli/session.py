@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from octavo.cli.loading import SYSTEM_IS_DROPPED, sampling_params
+from octavo.cli.loading import SYSTEM_IS_DROPPED
 from octavo.cli.settings import SAMPLING, show_value
 from octavo.cli.terminal import Screen, write_privately
 from octavo.core.clock import Clock
@@ -172,7 +172,7 @@ class Session:
 
     def _params(self) -> SamplingParams:
         room = self._client.max_model_len
-        return sampling_params(self._client.text.generation, self._sampling, max_tokens=room)
+        return self._client.text.generation.params(**{"max_tokens": room, **self._sampling})
 
     def _encode(self, text: str, params: SamplingParams) -> EncodedPrompt:
         """The prompt, with as many of the turns as leave room for an answer."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from octavo import LLM, SamplingParams
-from octavo.cli.loading import sampling_params
 from octavo.models.generation import GenerationConfig
 from tests.command_line import CommandLine
 
@@ -114,11 +113,11 @@ def test_the_models_suggestions_stand_below_the_users_wishes(
     suggested: dict[str, float], given: dict[str, float], temperature: float
 ) -> None:
     generation = GenerationConfig((), None, suggested)
-    params = sampling_params(generation, given, max_tokens=3)
+    params = generation.params(**given, max_tokens=3)
     assert (params.temperature, params.max_tokens) == (temperature, 3)
 
 
 def test_a_model_that_is_not_to_be_sampled_is_greedy() -> None:
     generation = GenerationConfig((), False, {"temperature": 0.6})
-    assert sampling_params(generation, {}, max_tokens=3).temperature == 0.0
-    assert sampling_params(generation, {"temperature": 0.5}, max_tokens=3).temperature == 0.5
+    assert generation.params(max_tokens=3).temperature == 0.0
+    assert generation.params(temperature=0.5, max_tokens=3).temperature == 0.5
