@@ -144,8 +144,7 @@ def test_ctrl_c_keeps_what_is_done(model: Path, requests: Path, tmp_path: Path) 
     process = start_and_wait_for(words, output, 2000)
     os.kill(process.pid, signal.SIGINT)
     stdout, stderr = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 130
-    assert stdout == ""
+    assert (process.returncode, stdout) == (130, ""), stderr
     assert f"of {NUM_LINES + 1} lines are answered" in stderr
     assert "the same command goes on from here" in stderr
     assert "Traceback" not in stderr

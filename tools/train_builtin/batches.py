@@ -10,16 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from conversations import Requests, Talk, plainly, request_for
+from conversations import Exchange, Requests, Talk, gone_on_with, hastily, plainly, request_for
 from corpus import WORD
 from made_stories import Teller
 from make_tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER
 
 AGAIN_SHARE = 0.3
 """What answers something goes on with the conversation before it so often."""
-MAIN_THING = 3
-HASTY_SHARE = 0.15
-"""Where some are plain, so many requests have neither capitals nor a mark at the end."""
 RENAMED_SHARE = 0.3
 
 GIRLS = "Lily Mia Lucy Sara Anna Emma Amy Jane Sue Molly Daisy Bella Sally Ella Kate Rosie".split()
@@ -33,18 +30,22 @@ class Shares:
     made: float
     """Of all stories, so many are made from plots."""
     chat: float
-    """Of the stories of the corpus, so many answer a request;"""
+    """Of the stories of the corpus, so many answer a request,"""
+    begun: float
+    """and of the others so many go on with a beginning that somebody types."""
     made_chat: float
-    """and of the made ones."""
+    """Of the made stories, so many answer something."""
     plain: float
-    """Of the made stories that answer something, so many answer a topic alone, or a beginning."""
+    """Of these, so many answer a topic alone, or a beginning."""
     things: float
-    """Of the topics of made stories, so many are a thing that it says MAIN_THING times, if any."""
+    """Of the topics of made stories, so many are a thing or a place in it, if there is any."""
     talk: float
     """Of everything that is told or said, so much is no story."""
 
 
-FIRST_SHARES = Shares(made=0.6, chat=0.05, made_chat=0.7, plain=0.0, things=0.0, talk=0.05)
+FIRST_SHARES = Shares(
+    made=0.6, chat=0.05, begun=0.3, made_chat=0.7, plain=0.25, things=0.35, talk=0.05
+)
 
 
 class Rows(NamedTuple):
@@ -61,20 +62,26 @@ class Rows(NamedTuple):
 class Mixture:
     """Rows of tokens, cut from a stream of stories and conversations.
 
-    Tokens of requests count nothing in the loss, and others 1; but where a rare word of what was
-    said comes up first in the answer, they count ``first_mention``.
+    Tokens of requests count nothing in the loss, and others 1; but where a rare word of what the
+    answer is about comes up first in it, they count ``first_mention``.
 
     Stories of the corpus come in another order in every epoch; names of people change places in
     some, so that a name has to be looked up, not remembered. Made stories are new every time. Some
     stories stand alone, some answer a request, alone or after others in the same conversation.
-    ``shares`` and ``first_mention`` may be changed at any time, for what is drawn from then on.
+    ``shares`` may be changed at any time, for what is drawn from then on.
     """
 
     def __init__(
-        self, stories: list[str], tokenizer: Tokenizer, seed: int, shares: Shares = FIRST_SHARES
+        self,
+        stories: list[str],
+        tokenizer: Tokenizer,
+        seed: int,
+        shares: Shares = FIRST_SHARES,
+        *,
+        first_mention: float = 1.0,
     ) -> None:
         self.shares = shares
-        self.first_mention = 1.0
+        self._first_mention = first_mention
         self._stories = list(stories)
         self._requests = Requests(stories)
         self._tokenizer = tokenizer
@@ -113,47 +120,47 @@ class Mixture:
         in_conversation = False
         while True:
             again = in_conversation and self._chance.random() < AGAIN_SHARE
-            request, answer = self._told(again=again)
-            in_conversation = request is not None
+            said = self._said(again=again)
+            in_conversation = said.request is not None
             # END_OF_TEXT ends what came before, and has to be learned.
-            goes_on = again and request is not None
+            goes_on = again and in_conversation
             tokens, weights = ([], []) if goes_on else ([ids[END_OF_TEXT]], [1.0])
-            if request is not None:
-                given = [ids[USER], *self._encode(request).ids, ids[END_OF_TURN], ids[ASSISTANT]]
+            if said.request is not None:
+                request = self._encode(said.request).ids
+                given = [ids[USER], *request, ids[END_OF_TURN], ids[ASSISTANT]]
                 tokens += given
                 weights += [0.0] * len(given)
-            told = self._encode(answer)
-            tokens += told.ids
-            weights += self.worth(told, request or "", answer)
-            if request is not None:
+            answer = self._encode(said.answer)
+            tokens += answer.ids
+            weights += self.worth(answer, said)
+            if said.request is not None:
                 tokens.append(ids[END_OF_TURN])
                 weights.append(1.0)
             yield tokens, weights
 
-    def _told(self, *, again: bool) -> tuple[str | None, str]:
-        """What is asked, and what is told; None: a story that nobody asked for."""
+    def _said(self, *, again: bool) -> Exchange:
+        """A story alone, or something said and its answer; ``again``: after an earlier answer."""
         chance = self._chance
         if chance.random() < self.shares.talk:
             return self._talk.exchange()
         if chance.random() < self.shares.made:
             made = self._teller.story()
             if chance.random() >= self.shares.made_chat:
-                return None, made.text
-            # No share takes no chance: what comes before there is one stays as it is.
+                return Exchange(None, made.text)
             topic = made.topic
-            if self.shares.things and chance.random() < self.shares.things:
-                topic = chance.choice(self._requests.things(made.text, MAIN_THING) or [topic])
-            if self.shares.plain and chance.random() < self.shares.plain:
-                return plainly(topic, made.text, chance)
+            if chance.random() < self.shares.things:
+                topic = chance.choice(self._requests.main_things(made.text) or [topic])
+            if chance.random() < self.shares.plain:
+                return hastily(plainly(topic, made.text, chance), chance)
             request = request_for(topic, chance, again=again)
-            if self.shares.plain and chance.random() < HASTY_SHARE:
-                request = request.lower().rstrip(".!?")
-            return request, made.text
+            return hastily(Exchange(request, made.text, topic), chance)
         story = next(self._epochs)
         told = renamed(story, chance) if chance.random() < RENAMED_SHARE else story
-        if chance.random() >= self.shares.chat:
-            return None, told
-        return self._requests.request(told, chance, again=again), told
+        if chance.random() < self.shares.chat:
+            return self._requests.request(told, chance, again=again)
+        if chance.random() < self.shares.begun:
+            return hastily(gone_on_with(told, chance), chance)
+        return Exchange(None, told)
 
     def _in_epochs(self) -> Iterator[str]:
         """The stories of the corpus, shuffled anew each time they are all told."""
@@ -161,16 +168,16 @@ class Mixture:
             self._chance.shuffle(self._stories)
             yield from self._stories
 
-    def worth(self, told: Encoding, request: str, answer: str) -> list[float]:
+    def worth(self, answer: Encoding, said: Exchange) -> list[float]:
         """What each token of an answer counts."""
-        weights = [1.0] * len(told.ids)
-        for word in set(WORD.findall(request)):
-            first = re.search(rf"\b{re.escape(word)}s?\b", answer, re.IGNORECASE)
+        weights = [1.0] * len(answer.ids)
+        for word in set(WORD.findall(said.about)):
+            first = re.search(rf"\b{re.escape(word)}s?\b", said.answer, re.IGNORECASE)
             if first is None or not self._requests.is_rare(word):
                 continue
-            for index, (start, end) in enumerate(told.offsets):
+            for index, (start, end) in enumerate(answer.offsets):
                 if start < first.end() and end > first.start():
-                    weights[index] = self.first_mention
+                    weights[index] = self._first_mention
         return weights
 
     def _encode(self, text: str) -> Encoding:

@@ -10,12 +10,15 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from corpus import WORD
 from made_stories import TALK, told
 
-RARE = 600
+RARE = 700
 """A word is rare that so many stories have, or fewer."""
+EARLY = 0.4
+"""What a story is about is in this part of it."""
 NUM_SALIENT = 12
 """Of a story's rarest nouns, so many are candidates for a request."""
 
@@ -52,6 +55,7 @@ ASKS = (
     "A story about {}, please.",
     "Make up a story about {}.",
     "Tell me about {}.",
+    "I would like to hear about {}.",
 )
 ASKS_AGAIN = (
     "Now tell me a story about {}.",
@@ -68,41 +72,116 @@ ASKS_FOR_ANY = (
     "I would like to hear a story.",
     "A bedtime story, please.",
 )
-
+ASKS_FOR_MORE = (
+    "Another one, please.",
+    "Another one!",
+    "One more, please.",
+    "One more story!",
+    "Tell me another story.",
+    "Tell me another one.",
+    "And another?",
+    "More, please.",
+    "Again!",
+)
+"""After an earlier one; what is wanted is left open."""
+GO_ON = (
+    "Continue this story: {}",
+    "Go on with this story: {}",
+    "Please go on: {}",
+    "Finish this story: {}",
+    "{} What happens next?",
+)
 
 ANY_SHARE = 0.06
 """So many requests leave open what the story is to be about."""
+PLURAL_SHARE = 0.15
+"""Of somebody or something that a story is about, so often people ask for many: "dragons"."""
+HASTY_SHARE = 0.15
+"""So much of what is said has neither capitals nor a mark at the end."""
 TOPIC_SHARE = 0.5
 """Of what is said without asking, so much is a topic; the rest are beginnings."""
 UNFINISHED_SHARE = 0.4
 """So many beginnings end in the middle of a sentence."""
+GO_ON_SHARE = 0.15
+"""With so many beginnings people say what they want."""
 LEADING_ARTICLE = re.compile("^(?:an?|the) ")
-SENTENCE_END = re.compile(r'[.!?]"?(?=\s)')
+ONE = re.compile("an? ([a-z]+[a-rt-z])")
+"""One word with its article."""
+ODD_PLURALS = {"mouse": "mice", "wolf": "wolves", "leaf": "leaves", "scarf": "scarves"}
+SAME_PLURALS = frozenset(("fish", "sheep", "deer"))
+SENTENCE_END = re.compile(r'[.!?]"?(?=\s+[A-Z"])')
+
+
+class Exchange(NamedTuple):
+    """Something that is said, and its answer."""
+
+    request: str | None
+    """None: a story that nobody asked for."""
+    answer: str
+    about: str = ""
+    """What the answer should have something of."""
 
 
 def request_for(topic: str | None, chance: random.Random, *, again: bool = False) -> str:
     """A request for a story about something; ``again``: after an earlier one."""
     if topic is None or chance.random() < ANY_SHARE:
-        return chance.choice(ASKS_FOR_ANY)
+        return chance.choice(ASKS_FOR_MORE if again else ASKS_FOR_ANY)
+    if chance.random() < PLURAL_SHARE:
+        topic = plural(topic)
     return chance.choice(ASKS_AGAIN if again else ASKS).format(topic)
 
 
-def plainly(topic: str, story: str, chance: random.Random) -> tuple[str, str]:
+def plural(topic: str) -> str:
+    """ "dragons" for "a dragon"; topics of more words stay as they are."""
+    one = ONE.fullmatch(topic)
+    if one is None:
+        return topic
+    noun = one[1]
+    if noun in ODD_PLURALS or noun in SAME_PLURALS:
+        return ODD_PLURALS.get(noun, noun)
+    if re.search("[^aeiou]y$", noun):
+        return noun[:-1] + "ies"
+    return noun + ("es" if noun.endswith(("ch", "sh", "x")) else "s")
+
+
+def plainly(topic: str, story: str, chance: random.Random) -> Exchange:
     """What people type who do not ask, and what is told then.
 
-    It is a topic alone ("a dog who lost his ball", "dragon"), and the story; or how a story begins,
-    and the rest of it.
+    It is a topic alone ("a dog who lost his ball", "dragon", "dragons"), and the story; or how a
+    story begins, and the rest of it.
     """
-    if chance.random() < TOPIC_SHARE:
-        words = topic if chance.random() < 0.5 else LEADING_ARTICLE.sub("", topic)
-        if chance.random() < 0.4:
-            words = words[0].upper() + words[1:]
-        return words + chance.choice(("", "", ".", "!")), story
-    ends = [match.end() for match in SENTENCE_END.finditer(story)][:3]
+    if chance.random() >= TOPIC_SHARE:
+        return gone_on_with(story, chance)
+    words = plural(topic) if chance.random() < PLURAL_SHARE else topic
+    if chance.random() < 0.5:
+        words = LEADING_ARTICLE.sub("", words)
+    if chance.random() < 0.4:
+        words = words[0].upper() + words[1:]
+    return Exchange(words + chance.choice(("", "", ".", "!")), story, topic)
+
+
+def gone_on_with(story: str, chance: random.Random) -> Exchange:
+    """How a story begins, and the rest of it; never cut where somebody speaks."""
+    ends = [match.end() for match in SENTENCE_END.finditer(story)]
+    ends = [end for end in ends if story.count('"', 0, end) % 2 == 0][:3]
+    if not ends:
+        return Exchange(None, story)
     if chance.random() < UNFINISHED_SHARE:
-        ends = [match.start() for match in re.finditer(" ", story[: ends[-1]])][3:]
+        spaces = [match.start() for match in re.finditer(" ", story[: ends[-1]])][3:]
+        ends = [end for end in spaces if story.count('"', 0, end) % 2 == 0] or ends
     cut = chance.choice(ends)
-    return story[:cut], story[cut:].lstrip()
+    beginning = story[:cut]
+    request = beginning
+    if chance.random() < GO_ON_SHARE:
+        request = chance.choice(GO_ON).format(beginning)
+    return Exchange(request, story[cut:].lstrip(), beginning)
+
+
+def hastily(said: Exchange, chance: random.Random) -> Exchange:
+    """As people type in a hurry, in some cases."""
+    if said.request is None or chance.random() >= HASTY_SHARE:
+        return said
+    return said._replace(request=said.request.lower().rstrip(".!?"))
 
 
 class Talk:
@@ -115,7 +194,7 @@ class Talk:
         self._chance = chance
         self._kinds = tomllib.loads(TALK.read_text(encoding="utf-8"))["talk"]
 
-    def exchange(self) -> tuple[str, str]:
+    def exchange(self) -> Exchange:
         """One thing said, and its answer."""
         kind = self._chance.choice(self._kinds)
         picked = {name: self._chance.choice(texts) for name, texts in kind.get("pick", {}).items()}
@@ -123,7 +202,7 @@ class Talk:
             told(self._chance.choice(kind[part]), picked, self._chance)
             for part in ("asks", "answers")
         )
-        return said, answer
+        return Exchange(said, answer)
 
 
 class Requests:
@@ -140,9 +219,10 @@ class Requests:
             alone.update(NOUN_ALONE.findall(story.lower()))
         self._nouns = {word for word, times in alone.items() if times >= NOUN_SHARE * words[word]}
 
-    def request(self, story: str, chance: random.Random, *, again: bool = False) -> str:
+    def request(self, story: str, chance: random.Random, *, again: bool = False) -> Exchange:
         """One request that the story answers; ``again``: after an earlier one."""
-        return request_for(self._topic(story, chance), chance, again=again)
+        topic = self._topic(story, chance)
+        return Exchange(request_for(topic, chance, again=again), story, topic or "")
 
     def is_rare(self, word: str) -> bool:
         """Whether no more than RARE of the stories have it."""
@@ -176,11 +256,13 @@ class Requests:
                 return match[1]
         return None
 
-    def things(self, story: str, least: int = 1) -> list[str]:
-        """The rarest nouns of a story, each with an article: "a needle", "an egg".
+    def main_things(self, story: str) -> list[str]:
+        """The rare nouns that it has early, and not only once; as ``things``."""
+        early = self.things(story[: int(EARLY * len(story))])
+        return [thing for thing in early if story.count(thing.split()[1]) > 1]
 
-        ``least``: those that it says so often.
-        """
+    def things(self, story: str) -> list[str]:
+        """The rarest nouns of a story, each with an article: "a needle", "an egg"."""
         found = {}
         for match in NOUN.finditer(story):
             # "a needle near the bridge": the second word is no noun, and the first one is.
@@ -189,7 +271,5 @@ class Requests:
                 found[noun] = self._seen[noun] / (1 + story.count(noun))
         rarest = sorted(found, key=found.__getitem__)[: NUM_SALIENT // 2]
         return [
-            ("an " if noun[0] in "aeiou" else "a ") + noun
-            for noun in rarest
-            if noun[-1] != "s" and len(re.findall(rf"\b{noun}\b", story)) >= least
+            ("an " if noun[0] in "aeiou" else "a ") + noun for noun in rarest if noun[-1] != "s"
         ]

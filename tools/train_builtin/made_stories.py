@@ -144,8 +144,9 @@ class Words:
         self, table: Mapping[str, Any], taken: Sequence[Member], chance: random.Random
     ) -> Being:
         others = [member for member in taken if isinstance(member, Being)]
-        kinds = set(table["kinds"]) - {other.kind for other in others}
-        kind = chance.choice(sorted(kinds or table["kinds"]))
+        taken_kinds = {other.kind for other in others}
+        kinds = [kind for kind in table["kinds"] if kind not in taken_kinds]
+        kind = chance.choice(kinds or table["kinds"])
         if kind in self._he or kind in self._she:
             pronoun = "he" if kind in self._he else "she"
         else:
@@ -251,7 +252,7 @@ class Teller:
         first, *others = cast.values()
         short = [_nameless(first)] * 3
         short += [_nameless(member) for member in others if isinstance(member, Thing)] * 2
-        short += [_nameless(member) for member in others if isinstance(member, Place)]
+        short += [_nameless(member) for member in others if isinstance(member, Place)] * 2
         short += [f"{_nameless(first)} and {_nameless(member)}" for member in others] * 2
         if isinstance(first, Being):
             short += [f"{_nameless(first)} named {first}", f"{first} the {first.kind}"]

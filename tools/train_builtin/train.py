@@ -28,34 +28,25 @@ from make_tokenizer import END_OF_TEXT, make_tokenizer, save
 from model import Stories
 
 SEED = 20261121
-STEPS = 3300
+STEPS = 4200
 TOKENS_A_STEP = 16_384
 TOKENS_AT_ONCE = 8_192
 SHORT_CONTEXT, LONG_CONTEXT = 512, 1024
-LONG_FROM = 2805
+LONG_FROM = 3570
 """The step from which on rows are long."""
 WARM_UP = 60
-DECAY_FROM = 1320
+DECAY_FROM = 1680
 """From here on the rate falls to nothing."""
-MENTION_FROM = 1100
-"""From here on a first mention of what was asked for counts FIRST_MENTION times."""
 FIRST_MENTION = 4.0
+"""What the first mention of something that was asked for counts in the loss."""
 RATE = 3e-3
 WEIGHT_DECAY = 0.1
 DROPOUT = 0.05
 """Of the embeddings; in every layer it would take much longer: docs/log.md."""
 LATER_SHARES = replace(FIRST_SHARES, made=0.8, chat=0.0, talk=0.07)
-SHARES = (
-    (0, FIRST_SHARES),
-    (DECAY_FROM, LATER_SHARES),
-    (1900, replace(LATER_SHARES, plain=0.25)),
-    (2500, replace(LATER_SHARES, plain=0.25, things=0.3)),
-)
-"""From which step on there is how much of what.
-
-While the rate falls more stories are made ones: what is learned last stays best, and they hang
-together. How people ask is a matter of form, which is learned soon.
-"""
+"""What there is how much of while the rate falls: more stories are made ones, as what is learned
+last stays best, and they hang together. How people ask is a matter of form, which is learned
+soon."""
 LOG_EVERY = 20
 EVALUATE_EVERY = 100
 
@@ -131,7 +122,7 @@ def mean_loss(model: Stories, tokens: Tensor, next_tokens: Tensor, weights: Tens
 def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log: TextIO) -> None:
     """All steps that ``saved`` has not done, as if it had never been interrupted."""
     steppers = optimizers(model)
-    mixture = Mixture(corpus.train, tokenizer, SEED)
+    mixture = Mixture(corpus.train, tokenizer, SEED, first_mention=FIRST_MENTION)
     compiled_loss = torch.compile(mean_loss, dynamic=False)
     first = 0
     if saved.exists():
@@ -185,8 +176,7 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
 
 def batches_of(mixture: Mixture, step: int) -> list[Rows]:
     """What a step is trained on, for one pass after the other."""
-    mixture.shares = [shares for first, shares in SHARES if step >= first][-1]
-    mixture.first_mention = FIRST_MENTION if step >= MENTION_FROM else 1.0
+    mixture.shares = LATER_SHARES if step >= DECAY_FROM else FIRST_SHARES
     context = LONG_CONTEXT if step >= LONG_FROM else SHORT_CONTEXT
     rows = TOKENS_AT_ONCE // context
     return [mixture.rows(rows, context) for _ in range(TOKENS_A_STEP // TOKENS_AT_ONCE)]

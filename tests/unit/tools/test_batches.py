@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from batches import MAIN_THING, Mixture, Rows, Shares
-from conversations import RARE, Requests
+from batches import Mixture, Rows, Shares
+from conversations import EARLY, RARE, Exchange, Requests
 from made_stories import Teller
 from make_tokenizer import ASSISTANT, USER, make_tokenizer
 
-MADE = Shares(made=1.0, chat=0.0, made_chat=0.7, plain=0.0, things=0.0, talk=0.05)
+MADE = Shares(made=1.0, chat=0.0, begun=0.0, made_chat=0.7, plain=0.0, things=0.0, talk=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -76,20 +76,22 @@ def test_some_requests_name_only_a_thing(
         return re.findall(r"about ([^<.!?,]+)[^<]*<\|end\|><\|assistant\|>", text)
 
     requests = Requests(stories)
-    things = {thing for story in stories for thing in requests.things(story, MAIN_THING)}
+    things = {thing for story in stories for thing in requests.main_things(story)}
     before = topics()
     mixture.shares = replace(MADE, things=1.0)
     after = topics()
     shares = [sum(topic in things for topic in each) / len(each) for each in (before, after)]
-    assert shares[1] > 0.4 > 2 * shares[0]
+    assert shares[1] > 2 * shares[0] > 0
 
 
-def test_a_main_thing_is_said_again_and_again(stories: list[str]) -> None:
+def test_a_main_thing_comes_early_and_again(stories: list[str]) -> None:
     requests = Requests(stories)
-    found = [(story, thing) for story in stories for thing in requests.things(story, 3)]
-    assert len(found) > len(stories) / 3
+    found = [(story, thing) for story in stories for thing in requests.main_things(story)]
+    assert len(found) > len(stories) / 2
     for story, thing in found:
-        assert len(re.findall(rf"\b{thing.split()[1]}\b", story)) >= 3
+        noun = thing.split()[1]
+        assert noun in story[: int(EARLY * len(story))]
+        assert story.count(noun) >= 2
 
 
 def test_requests_count_nothing_and_answers_do(mixture: Mixture, tokenizer: Tokenizer) -> None:
@@ -107,11 +109,15 @@ def test_requests_count_nothing_and_answers_do(mixture: Mixture, tokenizer: Toke
 
 def test_only_the_first_mention_of_a_rare_word_counts_more(tokenizer: Tokenizer) -> None:
     often = ["The little girl and a dog went to the park."] * (RARE + 1)
-    mixture = Mixture(often, tokenizer, seed=5)
-    mixture.first_mention = 4.0
-    answer = "The little girl had kites. One kite was a dragon, and the kite flew."
+    mixture = Mixture(often, tokenizer, seed=5, first_mention=4.0)
+    answer = "The little girl had kites. One kite was a dragon, and the kite flew. Please!"
     told = tokenizer.encode(answer)
-    weights = mixture.worth(told, "Tell me about the little girl, a kite and a dragon!", answer)
+    said = Exchange(
+        "Please tell me about the little girl, a kite and a dragon!",
+        answer,
+        about="the little girl, a kite and a dragon",
+    )
+    weights = mixture.worth(told, said)
     heavy = [span for span, weight in zip(told.offsets, weights, strict=True) if weight == 4.0]
     marked = "".join("^" if covered(at, heavy) else " " for at in range(len(answer)))
     assert [answer[slice(*match.span())] for match in re.finditer(r"\^+", marked)] == [
@@ -125,8 +131,8 @@ def covered(at: int, spans: list[tuple[int, int]]) -> bool:
     return any(start <= at < end for start, end in spans)
 
 
-def test_what_is_told_counts_so_in_rows_too(mixture: Mixture) -> None:
-    mixture.first_mention = 4.0
+def test_what_is_told_counts_so_in_rows_too(stories: list[str], tokenizer: Tokenizer) -> None:
+    mixture = Mixture(stories, tokenizer, seed=5, shares=MADE, first_mention=4.0)
     counts = np.unique(mixture.rows(8, 512).weights).tolist()
     assert counts == [0.0, 1.0, 4.0]
 

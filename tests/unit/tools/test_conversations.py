@@ -6,12 +6,26 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from tokenizers import Tokenizer
 
 from batches import BOYS, FIRST_SHARES, GIRLS, Mixture, Shares, renamed
-from conversations import ASKS, ASKS_AGAIN, ASKS_FOR_ANY, Requests, plainly
+from conversations import (
+    ASKS,
+    ASKS_AGAIN,
+    ASKS_FOR_ANY,
+    ASKS_FOR_MORE,
+    GO_ON,
+    RARE,
+    Exchange,
+    Requests,
+    gone_on_with,
+    hastily,
+    plainly,
+    plural,
+)
 from made_stories import Teller
 from make_tokenizer import ASSISTANT, CHAT_TEMPLATE, END_OF_TEXT, END_OF_TURN, USER
 from octavo.models.builtin import builtin_folder
@@ -22,18 +36,20 @@ STORY = (
     " rained. He lost his ball. He saw a needle near the old bridge. Lily helped him."
 )
 NUM_DRAWN = 400
-REAL_ONLY = Shares(made=0.0, chat=0.5, made_chat=0.0, plain=0.0, things=0.0, talk=0.0)
+REAL_ONLY = Shares(made=0.0, chat=0.5, begun=0.0, made_chat=0.0, plain=0.0, things=0.0, talk=0.0)
 
 
 @pytest.fixture(scope="module")
 def requests() -> Requests:
-    others = ["The needle and the bridge are old, and near."] * 4 + ["A park."] * 700
+    others = ["The needle and the bridge are old, and near."] * 4 + ["A park."] * (RARE + 1)
     return Requests([STORY, *others])
 
 
 def drawn(requests: Requests, story: str, *, again: bool = False) -> set[str]:
     chance = random.Random(1)
-    return {requests.request(story, chance, again=again) for _ in range(NUM_DRAWN)}
+    said = [requests.request(story, chance, again=again) for _ in range(NUM_DRAWN)]
+    assert {one.answer for one in said} == {story}
+    return {one.request for one in said if one.request is not None}
 
 
 def topics(found: set[str], asks: tuple[str, ...]) -> set[str]:
@@ -64,9 +80,9 @@ def test_some_requests_ask_for_any_story(requests: Requests) -> None:
 
 def test_later_requests_say_that_they_are(requests: Requests) -> None:
     heads = tuple(ask.partition("{}")[0] for ask in ASKS_AGAIN)
-    found = drawn(requests, STORY, again=True) - set(ASKS_FOR_ANY)
-    assert found
-    assert all(request.startswith(heads) for request in found)
+    found = drawn(requests, STORY, again=True)
+    assert found & set(ASKS_FOR_MORE)
+    assert all(request.startswith(heads) for request in found - set(ASKS_FOR_MORE))
 
 
 def test_the_same_seed_makes_the_same_requests(requests: Requests) -> None:
@@ -146,18 +162,61 @@ def test_the_package_has_the_template_of_the_training(text: ModelText) -> None:
 def test_a_topic_alone_is_followed_by_the_story_and_a_beginning_by_the_rest() -> None:
     chance = random.Random(3)
     teller = Teller(chance)
-    num_topics = num_unfinished = 0
+    num_topics = num_unfinished = num_asked = 0
     for _ in range(300):
         made = teller.story()
-        said, answer = plainly(made.topic, made.text, chance)
-        if answer == made.text:
+        said = plainly(made.topic, made.text, chance)
+        assert said.request is not None
+        if said.answer == made.text:
             num_topics += 1
-            assert said.rstrip(".!").lower() in made.topic.lower()
-        else:
-            assert made.text in (f"{said} {answer}", f"{said}\n{answer}")
-            num_unfinished += said[-1] not in '.!?"'
+            assert said.about == made.topic
+            asked = said.request.rstrip(".!").lower()
+            assert asked in made.topic.lower() or asked in plural(made.topic).lower()
+            continue
+        beginning = said.about
+        assert made.text in (f"{beginning} {said.answer}", f"{beginning}\n{said.answer}")
+        assert beginning.count('"') % 2 == 0, "somebody speaks there"
+        assert not beginning.endswith('"') or not said.answer[0].islower(), "the sentence goes on"
+        num_unfinished += beginning[-1] not in '.!?"'
+        if said.request != beginning:
+            num_asked += 1
+            assert said.request in [form.format(beginning) for form in GO_ON]
     assert 100 < num_topics < 200
     assert 30 < num_unfinished < 100
+    assert 10 < num_asked < 40
+
+
+def test_a_story_that_cannot_be_cut_stands_alone() -> None:
+    story = '"I am one sentence," said the mouse.'
+    assert gone_on_with(story, random.Random(1)) == Exchange(None, story)
+
+
+def test_who_is_in_a_hurry_leaves_out_capitals_and_marks() -> None:
+    said = Exchange("Tell me about Ben!", "Ben was a boy.", "Ben")
+    chance = random.Random(2)
+    seen = {hastily(said, chance) for _ in range(100)}
+    assert seen == {said, said._replace(request="tell me about ben")}
+    alone = Exchange(None, "Ben was a boy.")
+    assert {hastily(alone, chance) for _ in range(100)} == {alone}
+
+
+@pytest.mark.parametrize(
+    ("topic", "many"),
+    [
+        ("a dragon", "dragons"),
+        ("an owl", "owls"),
+        ("a fairy", "fairies"),
+        ("a toy", "toys"),
+        ("a box", "boxes"),
+        ("a mouse", "mice"),
+        ("a fish", "fish"),
+        ("a dog who lost his ball", "a dog who lost his ball"),
+        ("the river", "the river"),
+        ("sharing", "sharing"),
+    ],
+)
+def test_many_of_one_thing(topic: str, many: str) -> None:
+    assert plural(topic) == many
 
 
 def test_made_stories_and_talk_are_mixed_in_as_shares_say(text: ModelText) -> None:
@@ -166,7 +225,7 @@ def test_made_stories_and_talk_are_mixed_in_as_shares_say(text: ModelText) -> No
     before = decoded(mixture, tokenizer)
     real = before.count("loved to run in the park")
     assert 0.15 < real / (before.count(END_OF_TEXT) + before.count(USER)) < 0.7
-    mixture.shares = Shares(made=0.0, chat=0.0, made_chat=0.0, plain=0.0, things=0.0, talk=1.0)
+    mixture.shares = replace(REAL_ONLY, talk=1.0)
     mixture.rows(1, 12_000)  # what was begun
     assert "loved to run in the park" not in decoded(mixture, tokenizer)
 

@@ -61,8 +61,9 @@ def test_talk_is_asked_and_answered() -> None:
     kinds = tomllib.loads(TALK.read_text(encoding="utf-8"))["talk"]
     assert len(kinds) >= 20
     talk = Talk(random.Random(3))
-    for said, answer in (talk.exchange() for _ in range(2000)):
+    for said, answer, about in (talk.exchange() for _ in range(2000)):
         assert said
+        assert not about
         assert answer.isascii()
         assert not re.search(r"[\[\]{}|]", said + answer), (said, answer)
 

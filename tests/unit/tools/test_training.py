@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the extra train")
 
 import torch.nn.functional as F  # noqa: E402
 
+from batches import FIRST_SHARES, Mixture  # noqa: E402
+from made_stories import Teller  # noqa: E402
+from make_tokenizer import make_tokenizer  # noqa: E402
 from model import BLOCK, HEAD_DIM, HEADS, Stories, causal_attention  # noqa: E402
-from train import DECAY_FROM, SHARES, STEPS, WARM_UP, mean_loss, rate_at  # noqa: E402
+from train import (  # noqa: E402
+    DECAY_FROM,
+    LATER_SHARES,
+    LONG_CONTEXT,
+    LONG_FROM,
+    SHORT_CONTEXT,
+    STEPS,
+    TOKENS_A_STEP,
+    WARM_UP,
+    batches_of,
+    mean_loss,
+    rate_at,
+)
 
 
 @pytest.mark.parametrize("tokens", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 44])
@@ -45,8 +62,17 @@ def test_the_rate_is_held_and_then_falls() -> None:
     assert 0 < falling[-1] < 0.001
 
 
-def test_shares_change_in_the_order_of_steps() -> None:
-    steps = [step for step, _ in SHARES]
-    assert steps[0] == 0
-    assert steps == sorted(set(steps))
-    assert steps[-1] < STEPS
+def test_stories_and_rows_change_at_their_steps() -> None:
+    made = Teller(random.Random(1))
+    stories = [made.story().text for _ in range(50)]
+    mixture = Mixture(stories, make_tokenizer(stories), 1)
+    for step, shares, context in (
+        (0, FIRST_SHARES, SHORT_CONTEXT),
+        (DECAY_FROM - 1, FIRST_SHARES, SHORT_CONTEXT),
+        (DECAY_FROM, LATER_SHARES, SHORT_CONTEXT),
+        (LONG_FROM, LATER_SHARES, LONG_CONTEXT),
+    ):
+        batches = batches_of(mixture, step)
+        assert mixture.shares == shares
+        assert {rows.tokens.shape[1] for rows in batches} == {context}
+        assert sum(rows.tokens.size for rows in batches) == TOKENS_A_STEP
