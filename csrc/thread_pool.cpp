@@ -61,10 +61,32 @@ uint32_t wait_for_change(const std::atomic<uint32_t>& word, uint32_t old_value) 
 
 }  // namespace
 
+void ThreadPool::Progress::begin(const Stage& stage) {
+  done().store(0, std::memory_order_relaxed);
+  for (int t = 0; t < num_threads_; ++t) {
+    next(t).store(share(stage, t), std::memory_order_relaxed);
+  }
+}
+
+bool ThreadPool::Progress::claim(const Stage& stage, int thread, int64_t* begin, int64_t* end) {
+  for (int i = 0; i < num_threads_; ++i) {
+    const int owner = thread + i < num_threads_ ? thread + i : thread + i - num_threads_;
+    const int64_t limit = share(stage, owner + 1);
+    if (next(owner).load(std::memory_order_relaxed) >= limit) continue;
+    const int64_t block = next(owner).fetch_add(1, std::memory_order_relaxed);
+    if (block >= limit) continue;  // somebody was quicker
+    *begin = block * stage.block;
+    *end = std::min(*begin + stage.block, stage.num_items);
+    return true;
+  }
+  return false;
+}
+
 ThreadPool::ThreadPool(int num_threads) : num_threads_(num_threads) {
   watch_forks();
   fork_generation_ = fork_generation.load(std::memory_order_relaxed);
   shared_ = new Shared;
+  shared_->num_threads = num_threads;
   try {
     shared_->workers.reserve(num_threads - 1);
     for (int i = 1; i < num_threads; ++i) {
@@ -93,17 +115,15 @@ void ThreadPool::go_through(Shared& shared, int thread) {
   double began = seconds == nullptr ? 0.0 : now();
   for (int64_t s = 0; s < shared.num_stages; ++s) {
     const Stage& stage = shared.stages[s];
-    Progress& progress = shared.progress[s];
+    Progress progress = shared.progress_of(s);
     const int64_t num_items = stage.num_items;
-    while (progress.next.load(std::memory_order_relaxed) < num_items) {
-      const int64_t begin = progress.next.fetch_add(stage.block, std::memory_order_relaxed);
-      if (begin >= num_items) break;
-      const int64_t end = std::min(begin + stage.block, num_items);
+    int64_t begin = 0, end = 0;
+    while (progress.claim(stage, thread, &begin, &end)) {
       stage.body(stage.context, begin, end, thread);
-      const int64_t done = progress.done.fetch_add(end - begin, std::memory_order_acq_rel);
-      if (done + end - begin == num_items) progress.done.notify_all();
+      const int64_t done = progress.done().fetch_add(end - begin, std::memory_order_acq_rel);
+      if (done + end - begin == num_items) progress.done().notify_all();
     }
-    wait_until(progress.done, [num_items](int64_t done) { return done == num_items; });
+    wait_until(progress.done(), [num_items](int64_t done) { return done == num_items; });
     if (seconds == nullptr) continue;
     const double ended = now();
     seconds[s] = ended - began;
@@ -157,14 +177,12 @@ void ThreadPool::run_stages(const Stage* stages, int64_t num_stages, double* sec
   }
   Shared& shared = *shared_;
   const std::lock_guard<std::mutex> turn(shared.turn);
-  if (num_stages > shared.progress_size) {
-    shared.progress = std::make_unique<Progress[]>(num_stages);
-    shared.progress_size = num_stages;
+  const int64_t num_lines = num_stages * Progress::num_lines(shared.num_threads);
+  if (num_lines > shared.progress_size) {
+    shared.progress = std::make_unique<Progress::Line[]>(num_lines);
+    shared.progress_size = num_lines;
   }
-  for (int64_t s = 0; s < num_stages; ++s) {
-    shared.progress[s].next.store(0, std::memory_order_relaxed);
-    shared.progress[s].done.store(0, std::memory_order_relaxed);
-  }
+  for (int64_t s = 0; s < num_stages; ++s) shared.progress_of(s).begin(stages[s]);
   shared.stages = stages;
   shared.num_stages = num_stages;
   shared.seconds = seconds;

@@ -32,8 +32,10 @@ Stage stage_of(Owner* owner, int64_t num_items, const char* kind) {
   return Stage{body, owner, num_items, 1, kind};
 }
 
-// Items are claimed in blocks from one atomic counter, so a thread that the operating system has
-// preempted costs one block, not a share. Kernels give the same bits whoever claims a block.
+// Each thread has a share of the items, side by side, and claims it in blocks from the front: what
+// it reads stands in a row, and what comes next can be fetched early. Who is through with a share
+// goes on with what is left of the others', so a thread that the operating system has preempted
+// costs one block, not a share. Kernels give the same bits whoever claims a block.
 //
 // A worker joins a run only while it is open. A worker that wakes late finds the run closed and
 // goes back to sleep: the caller waits for those that joined, never for those that slept.
@@ -67,9 +69,32 @@ class ThreadPool {
  private:
   static constexpr uint32_t kOpen = 1u << 31;
 
-  struct alignas(64) Progress {
-    std::atomic<int64_t> next{0};  // first item that nobody has claimed
-    std::atomic<int64_t> done{0};  // items finished
+  // Of one stage; in lines of the cache, of which a stage has several if there are many threads.
+  class Progress {
+   public:
+    struct alignas(64) Line {
+      std::atomic<int64_t> words[8];
+    };
+
+    Progress(Line* lines, int num_threads) : lines_(lines), num_threads_(num_threads) {}
+
+    static int64_t num_lines(int num_threads) { return (num_threads + 8) / 8; }
+
+    void begin(const Stage& stage);
+    // The next block of a thread's own share, or of another one's; false if all are claimed.
+    bool claim(const Stage& stage, int thread, int64_t* begin, int64_t* end);
+
+    std::atomic<int64_t>& done() { return word(0); }  // items finished
+
+   private:
+    std::atomic<int64_t>& word(int index) { return lines_[index / 8].words[index % 8]; }
+    std::atomic<int64_t>& next(int thread) { return word(1 + thread); }  // block of its share
+    int64_t share(const Stage& stage, int thread) const {                // its first block
+      return (stage.num_items + stage.block - 1) / stage.block * thread / num_threads_;
+    }
+
+    Line* lines_;
+    int num_threads_;
   };
 
   // Everything that threads touch. It outlives the pool in a forked child, where it is leaked.
@@ -80,8 +105,13 @@ class ThreadPool {
     const Stage* stages = nullptr;
     int64_t num_stages = 0;
     double* seconds = nullptr;
-    std::unique_ptr<Progress[]> progress;  // (progress_size,) a stage each
+    std::unique_ptr<Progress::Line[]> progress;  // (progress_size,) some for each stage
     int64_t progress_size = 0;
+    int num_threads = 0;  // those that have a share: all that were asked for
+
+    Progress progress_of(int64_t stage) {
+      return Progress(&progress[stage * Progress::num_lines(num_threads)], num_threads);
+    }
 
     alignas(64) std::atomic<uint32_t> state{0};   // kOpen | workers inside
     alignas(64) std::atomic<uint32_t> signal{0};  // grows by one a run; workers sleep on it

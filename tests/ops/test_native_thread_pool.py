@@ -28,7 +28,7 @@ def test_refuses_senseless_counts(threads: int) -> None:
         _native.ThreadPool(threads)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("threads", [1, 2, 5, 8, 17])  # 8 and more: several lines of counters
 def test_many_small_runs(threads: int) -> None:
     """More threads than cores, and runs shorter than a wake-up: nothing is lost or done twice."""
     kernels = _native.Kernels(_native.ThreadPool(threads))
