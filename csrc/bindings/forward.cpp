@@ -27,9 +27,10 @@ class PyForward {
   PyForward(const PyForward&) = delete;
   PyForward& operator=(const PyForward&) = delete;
   PyForward(Pool& pool, const std::string& instruction_set, int64_t max_tokens, int64_t max_heads,
-            int64_t max_model_len, bool joins_rows)
+            int64_t max_model_len, bool joins_rows, bool finds_peaks)
       : pool_(pool),
-        program_(pool, instruction_set, {max_tokens, max_heads, max_model_len}, joins_rows) {}
+        program_(pool, instruction_set, {max_tokens, max_heads, max_model_len}, joins_rows,
+                 finds_peaks) {}
 
   Program& program() { return program_; }
   const char* instruction_set() const { return program_.instruction_set(); }
@@ -163,9 +164,10 @@ void bind_forward(nb::module_& module) {
   });
   nb::class_<Operand>(module, "Operand");
   nb::class_<PyForward>(module, "Forward")
-      .def(nb::init<Pool&, const std::string&, int64_t, int64_t, int64_t, bool>(), nb::arg("pool"),
-           nb::arg("instruction_set"), nb::arg("max_tokens"), nb::arg("max_heads"),
-           nb::arg("max_model_len"), nb::arg("joins_rows"), nb::keep_alive<1, 2>())
+      .def(nb::init<Pool&, const std::string&, int64_t, int64_t, int64_t, bool, bool>(),
+           nb::arg("pool"), nb::arg("instruction_set"), nb::arg("max_tokens"), nb::arg("max_heads"),
+           nb::arg("max_model_len"), nb::arg("joins_rows"), nb::arg("finds_peaks"),
+           nb::keep_alive<1, 2>())
       .def_prop_ro("instruction_set", &PyForward::instruction_set)
       .def("buffer", of_program(&Program::buffer), nb::arg("features"))
       .def("operand", of_program(&Program::operand), nb::arg("format"), nb::arg("depth"))

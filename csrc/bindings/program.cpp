@@ -13,9 +13,9 @@ namespace nb = nanobind;
 namespace octavo {
 
 Program::Program(Pool& pool, const std::string& instruction_set, ForwardLimits limits,
-                 bool joins_rows)
+                 bool joins_rows, bool finds_peaks)
     : set_(choose_instruction_set(instruction_set)),
-      forward_(pool.threads(), *set_.kernels, limits, joins_rows),
+      forward_(pool.threads(), *set_.kernels, limits, joins_rows, finds_peaks),
       bounds_{limits.max_tokens, limits.max_model_len} {}
 
 Operand Program::operand(const std::string& format, int64_t depth) {
@@ -128,7 +128,7 @@ void Program::activate(const std::string& activation, View x, std::optional<View
 }
 
 void Program::end_heads(View logits, int64_t vocab_size) {
-  forward_.end_heads(logits);
+  forward_.end_heads(logits, vocab_size);
   vocab_size_ = vocab_size;
 }
 

@@ -29,7 +29,8 @@ class Program {
  public:
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
-  Program(Pool& pool, const std::string& instruction_set, ForwardLimits limits, bool joins_rows);
+  Program(Pool& pool, const std::string& instruction_set, ForwardLimits limits, bool joins_rows,
+          bool finds_peaks);
 
   const char* instruction_set() const { return set_.name; }
   Forward& forward() { return forward_; }

@@ -224,7 +224,7 @@ void NativeSampler::run(const FloatArray& logits, int64_t num_rows, const Sample
   const auto turn = take_turn();
   rows_.begin(task);
   stages_.clear();
-  rows_.plan(logits.data(), vocab_size(), 0, num_rows, stages_);
+  rows_.plan(logits.data(), vocab_size(), 0, num_rows, nullptr, stages_);
   pool_.threads().run_stages(stages_.data(), static_cast<int64_t>(stages_.size()));
 }
 

@@ -15,8 +15,13 @@ constexpr int64_t kAlignment = 64;
 }  // namespace
 
 Forward::Forward(ThreadPool& threads, const KernelTable& kernels, ForwardLimits limits,
-                 bool joins_rows)
-    : threads_(threads), kernels_(kernels), limits_(limits), joins_rows_(joins_rows) {
+                 bool joins_rows, bool finds_peaks)
+    : threads_(threads),
+      kernels_(kernels),
+      limits_(limits),
+      joins_rows_(joins_rows),
+      finds_peaks_(finds_peaks),
+      peaks_(threads.num_threads(), limits.max_heads) {
   scratch_ = take(threads.num_threads() * Product::kScratchFloats);
   seq_of_row_.resize(limits.max_tokens);
   seq_of_row_data_ = seq_of_row_.data();
@@ -71,6 +76,14 @@ void Forward::add_product(Operand operand, ProductWeights weights, ProductFinish
   }
   calls_->push_back(std::make_unique<Product>(kernels_, threads_.num_threads(), operand, weights,
                                               finish, scratch_, unpacked_));
+}
+
+void Forward::end_heads(View logits, int64_t vocab_size) {
+  logits_ = logits;
+  auto* last = head_calls_.empty() ? nullptr : dynamic_cast<Product*>(head_calls_.back().get());
+  if (!finds_peaks_ || last == nullptr || !last->is_head(logits)) return;
+  head_ = last;
+  head_->limit_features(vocab_size);
 }
 
 void Forward::add_write_kv(int pool, int64_t layer, View keys, View values) {
@@ -144,10 +157,18 @@ void Forward::run_heads(const int32_t* head_rows, int64_t num_heads, RowSampler*
 void Forward::plan_heads(const int32_t* head_rows, int64_t first, int64_t count,
                          RowSampler* sampler) {
   step_.head_rows = head_rows + first;
+  HeadPeaks* peaks = nullptr;
+  if (head_ != nullptr) {
+    if (sampler != nullptr && sampler->choose_readers(first, count, peaks_)) {
+      peaks_.begin(count);
+      peaks = &peaks_;
+    }
+    head_->find_peaks(peaks);
+  }
   heads_begin_ = stages_.size();
   for (const auto& call : head_calls_) call->plan(step_, count, stages_);
   heads_end_ = stages_.size();
-  if (sampler != nullptr) sampler->plan(logits_.data, logits_.stride, first, count, stages_);
+  if (sampler != nullptr) sampler->plan(logits_.data, logits_.stride, first, count, peaks, stages_);
 }
 
 // Runs what was planned since the last time.

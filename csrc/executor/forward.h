@@ -26,7 +26,9 @@ struct ForwardLimits {
 // handed in stay the caller's, and must outlive this.
 class Forward {
  public:
-  Forward(ThreadPool& threads, const KernelTable& kernels, ForwardLimits limits, bool joins_rows);
+  // `finds_peaks`: rows that only want their highest logit have it found as it is computed.
+  Forward(ThreadPool& threads, const KernelTable& kernels, ForwardLimits limits, bool joins_rows,
+          bool finds_peaks);
 
   const ForwardLimits& limits() const { return limits_; }
   int64_t num_pools() const { return static_cast<int64_t>(pools_.size()); }
@@ -41,7 +43,7 @@ class Forward {
     open_rows_ = nullptr;
   }
   // Nothing is added after the logits: (heads, vocab) of the heads that are computed now.
-  void end_heads(View logits) { logits_ = logits; }
+  void end_heads(View logits, int64_t vocab_size);
   View logits() const { return logits_; }
   // Joins the row operations before it, if there are any and they may be joined.
   void add_rows(std::unique_ptr<RowOperation> operation);
@@ -81,6 +83,9 @@ class Forward {
   const KernelTable& kernels_;
   ForwardLimits limits_;
   bool joins_rows_;
+  bool finds_peaks_;
+  HeadPeaks peaks_;
+  Product* head_ = nullptr;  // what computes the logits, where peaks may be found
   std::vector<std::unique_ptr<void, Free>> memory_;
   std::vector<PagePool> pools_;
   std::vector<std::unique_ptr<AttentionPlan>> plans_;

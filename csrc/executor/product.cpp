@@ -13,10 +13,10 @@ constexpr int64_t kMaxBlockPanels = 16;
 constexpr int64_t kBlockTiles = 48;   // of rows: their operand stays near, too
 constexpr int64_t kItemsAThread = 8;  // enough that no thread waits long for the last
 
-const char* kind_of(Finish finish) {
+const char* kind_of(Finish finish, bool finds_peaks) {
   switch (finish) {
     case Finish::kStore:
-      return "product";
+      return finds_peaks ? "product and highest" : "product";
     case Finish::kAdd:
       return "product and sum";
     case Finish::kGate:
@@ -64,7 +64,8 @@ void Product::plan(const Step&, int64_t num_rows, std::vector<Stage>& stages) {
   const int64_t wanted = std::clamp<int64_t>(std::min(for_cache, for_balance), 1, kMaxBlockPanels);
   block_panels_ = std::max(panel_unit_, wanted / panel_unit_ * panel_unit_);
   num_column_blocks_ = (weights_.num_panels + block_panels_ - 1) / block_panels_;
-  stages.push_back(stage_of(this, row_blocks * num_column_blocks_, kind_of(finish_.kind)));
+  stages.push_back(
+      stage_of(this, row_blocks * num_column_blocks_, kind_of(finish_.kind, peaks_ != nullptr)));
 }
 
 void Product::run(int64_t begin, int64_t end, int thread) {
@@ -78,7 +79,8 @@ void Product::run(int64_t begin, int64_t end, int thread) {
 
 // Few tiles of rows: each panel goes through all of them while the next one is fetched. The rows'
 // operand is small enough to stay near.
-void Product::run_few_tiles(int64_t first_panel, int64_t num_panels, float* scratch) const {
+void Product::run_few_tiles(int64_t first_panel, int64_t num_panels, int thread) const {
+  float* scratch = scratch_of(thread);
   const int64_t bytes = panel_bytes(weights_.format, weights_.depth);
   const int64_t num_tiles = tiles_.count();
   PanelsTask task{};
@@ -97,20 +99,21 @@ void Product::run_few_tiles(int64_t first_panel, int64_t num_panels, float* scra
   }
   for (int64_t tile = 0; tile < num_tiles; ++tile) {
     finish_tile(tile, first_panel, num_panels, scratch + tile * kTileFloats, task.out_stride,
-                scratch + kFewTiles * kTileFloats);
+                thread);
   }
 }
 
 void Product::run_block(int64_t first_tile, int64_t last_tile, int64_t first_panel,
                         int64_t last_panel, int thread) const {
-  float* scratch = scratch_ + thread * kScratchFloats;
+  float* scratch = scratch_of(thread);
   const int64_t num_panels = last_panel - first_panel;
   const int64_t stride = num_panels * kPanelColumns;
   if (tiles_.count() > 1 && tiles_.count() <= kFewTiles && !is_unpacked()) {
-    run_few_tiles(first_panel, num_panels, scratch);
+    run_few_tiles(first_panel, num_panels, thread);
     return;
   }
-  const bool is_direct = finish_.kind == Finish::kStore && weights_.bias == nullptr;
+  const bool is_direct =
+      finish_.kind == Finish::kStore && weights_.bias == nullptr && peaks_ == nullptr;
   PanelsTask task{};
   task.panels = weights_.panels + first_panel * panel_bytes(weights_.format, weights_.depth);
   task.num_panels = num_panels;
@@ -136,12 +139,13 @@ void Product::run_block(int64_t first_tile, int64_t last_tile, int64_t first_pan
     task.out = scratch;
     task.out_stride = stride;
     multiply(task);
-    finish_tile(tile, first_panel, num_panels, scratch, stride, scratch + kFewTiles * kTileFloats);
+    finish_tile(tile, first_panel, num_panels, scratch, stride, thread);
   }
 }
 
 void Product::finish_tile(int64_t tile, int64_t first_panel, int64_t num_panels, float* results,
-                          int64_t results_stride, float* spare) const {
+                          int64_t results_stride, int thread) const {
+  float* spare = scratch_of(thread) + kFewTiles * kTileFloats;
   const int64_t first_row = tiles_.first(tile);
   const int height = tiles_.height(tile);
   const int64_t column = first_panel * kPanelColumns;
@@ -151,7 +155,7 @@ void Product::finish_tile(int64_t tile, int64_t first_panel, int64_t num_panels,
     if (weights_.bias != nullptr) kernels_.add(result, weights_.bias + column, result, count);
     switch (finish_.kind) {
       case Finish::kStore:
-        std::copy(result, result + count, finish_.out.row(first_row + r) + column);
+        store_row(first_row + r, column, result, count, thread);
         break;
       case Finish::kAdd:
         kernels_.add(finish_.addend.row(first_row + r) + column, result,
@@ -174,6 +178,16 @@ void Product::finish_tile(int64_t tile, int64_t first_panel, int64_t num_panels,
                                 std::min(count / 2, finish_.features - begin),
                                 finish_.operand.depth, finish_.operand.tile(tiles_, tile)});
   }
+}
+
+void Product::store_row(int64_t row, int64_t column, const float* result, int64_t count,
+                        int thread) const {
+  if (peaks_ == nullptr || peaks_->reads_logits(row)) {
+    std::copy(result, result + count, finish_.out.row(row) + column);
+    return;
+  }
+  const int64_t in_vocab = std::min(count, finish_.features - column);
+  if (in_vocab > 0) peaks_->raise(kernels_, thread, row, result, column, in_vocab);
 }
 
 }  // namespace octavo

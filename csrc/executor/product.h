@@ -2,6 +2,7 @@
 #pragma once
 
 #include "executor/call.h"
+#include "sampler/head_peaks.h"
 
 namespace octavo {
 
@@ -27,7 +28,7 @@ struct ProductFinish {
   // kGate: the operand that the results fill, 128 columns at a time, or null
   void (*prepare)(const PrepareTask& task) = nullptr;
   Operand operand{};
-  int64_t features = 0;  // kGate: columns of the results that mean something
+  int64_t features = 0;  // kGate and heads: columns of the results that mean something
 };
 
 // Room to unpack blocks of columns in: one for each thread, `stride` bytes apart. It grows while
@@ -51,16 +52,26 @@ class Product final : public Call {
   Product(const KernelTable& kernels, int num_threads, Operand operand, ProductWeights weights,
           ProductFinish finish, float* scratch, const Unpacked& unpacked);
 
+  // Whether its results are these, as they are.
+  bool is_head(View logits) const {
+    return finish_.kind == Finish::kStore && finish_.out.data == logits.data;
+  }
+  void limit_features(int64_t features) { finish_.features = features; }
+  // From the next step on: null, or where the highest results go of rows that are not stored.
+  void find_peaks(HeadPeaks* peaks) { peaks_ = peaks; }
+
   void plan(const Step& step, int64_t num_rows, std::vector<Stage>& stages) override;
   void run(int64_t begin, int64_t end, int thread);
 
  private:
   bool is_unpacked() const;
-  void run_few_tiles(int64_t first_panel, int64_t num_panels, float* scratch) const;
+  void run_few_tiles(int64_t first_panel, int64_t num_panels, int thread) const;
   void run_block(int64_t first_tile, int64_t last_tile, int64_t first_panel, int64_t last_panel,
                  int thread) const;
   void finish_tile(int64_t tile, int64_t first_panel, int64_t num_panels, float* results,
-                   int64_t results_stride, float* spare) const;
+                   int64_t results_stride, int thread) const;
+  void store_row(int64_t row, int64_t column, const float* result, int64_t count, int thread) const;
+  float* scratch_of(int thread) const { return scratch_ + thread * kScratchFloats; }
 
   const KernelTable& kernels_;
   int num_threads_;
@@ -71,6 +82,7 @@ class Product final : public Call {
   const Unpacked& unpacked_;
   void (*multiply_)(const PanelsTask& task);
   int64_t panel_unit_;  // blocks of columns are multiples of this many panels
+  HeadPeaks* peaks_ = nullptr;
 
   RowTiles tiles_{0};
   int64_t block_panels_ = 1;

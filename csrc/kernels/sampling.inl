@@ -214,6 +214,30 @@ void sampling_peak(const PeakTask& task, int64_t begin, int64_t end, RowPeak* fo
   found->value = index < end ? task.x[index] : values[lane];
 }
 
+// Mostly no logit reaches the peak so far, and that is all there is to find out.
+void sampling_raise_peak(const float* x, int64_t first, int64_t count, RowPeak* peak) {
+  const Vector so_far = Floats::set(peak->value);
+  Mask nan = Lanes::no_lane();
+  uint32_t reached = 0;
+  int64_t i = 0;
+  for (; i + 2 * Floats::kLanes <= count; i += 2 * Floats::kLanes) {
+    const Vector one = Floats::load(x + i), other = Floats::load(x + i + Floats::kLanes);
+    nan = Lanes::or_unordered(nan, one, other);
+    reached |= Lanes::at_least(one, so_far) | Lanes::at_least(other, so_far);
+  }
+  bool has_nan = Lanes::lane_bits(nan) != 0;
+  for (; i < count; ++i) {
+    has_nan |= x[i] != x[i];
+    reached |= x[i] >= peak->value;
+  }
+  peak->has_nan |= has_nan;
+  if (reached == 0) return;
+  for (i = 0; i < count; ++i) {
+    const bool is_higher = x[i] > peak->value || (x[i] == peak->value && first + i < peak->index);
+    if (is_higher) *peak = RowPeak{x[i], first + i, peak->has_nan};
+  }
+}
+
 template <bool kDivide>
 inline Vector log_weights(const float* x, Vector peak, Vector temperature) {
   const Vector difference = Floats::subtract(Floats::load(x), peak);
@@ -332,5 +356,6 @@ int64_t sampling_keep(const KeepTask& task, int64_t begin, int64_t end, int64_t 
   return count;
 }
 
-constexpr SamplingKernels sampling_kernels = {sampling_peak,   sampling_weigh, sampling_fractions,
-                                              sampling_gather, sampling_mass,  sampling_keep};
+constexpr SamplingKernels sampling_kernels = {
+    sampling_peak,   sampling_raise_peak, sampling_weigh, sampling_fractions,
+    sampling_gather, sampling_mass,       sampling_keep};

@@ -226,6 +226,9 @@ struct KeepTask {
 // What sampling does with long rows; csrc/sampler/ does the rest.
 struct SamplingKernels {
   void (*peak)(const PeakTask& task, int64_t begin, int64_t end, RowPeak* found);
+  // `peak` becomes the highest of what it was, of any logits of the row, and of x[0, count): those
+  // from `first` on.
+  void (*raise_peak)(const float* x, int64_t first, int64_t count, RowPeak* peak);
   void (*weigh)(const WeighTask& task, int64_t begin, int64_t end);  // whole blocks, or to the end
   void (*fractions)(const FractionsTask& task, int64_t count);
   // Appends the logits >= threshold after the first `count`; returns how many there are then.

@@ -21,13 +21,25 @@ RowSampler::RowSampler(const KernelTable& kernels, int num_threads, int64_t voca
   part_ = (num_blocks + num_parts - 1) / num_parts * kLogitBlock;
 }
 
+bool RowSampler::choose_readers(int64_t first, int64_t num_rows, HeadPeaks& peaks) const {
+  if (task_.sampling == nullptr) return false;
+  bool all_read = true;
+  for (int64_t row = 0; row < num_rows; ++row) {
+    const bool reads = reads_logits(task_.sampling->row(first + row));
+    peaks.set_reads_logits(row, reads);
+    all_read &= reads;
+  }
+  return !all_read;
+}
+
 void RowSampler::plan(const float* logits, int64_t stride, int64_t first, int64_t num_rows,
-                      std::vector<Stage>& stages) {
+                      const HeadPeaks* peaks, std::vector<Stage>& stages) {
+  head_peaks_ = peaks;
   logits_ = logits;
   stride_ = stride;
   first_ = first;
   // A row that is alone keeps one thread busy: the others help to find its highest logit.
-  knows_peaks_ = task_.sampling != nullptr && num_rows == 1 && !peaks_.empty();
+  knows_peaks_ = task_.sampling != nullptr && num_rows == 1 && !peaks_.empty() && peaks == nullptr;
   if (knows_peaks_) {
     const auto find = [](void* self, int64_t begin, int64_t end, int) {
       static_cast<RowSampler*>(self)->find_peaks(begin, end);
@@ -50,8 +62,12 @@ void RowSampler::run(int64_t begin, int64_t end, int thread) {
     peak = peaks_[0];
     for (size_t part = 1; part < peaks_.size(); ++part) peak = merged(peak, peaks_[part]);
   }
-  const RowPeak* const known_peak = knows_peaks_ ? &peak : nullptr;
   for (int64_t row = begin; row < end; ++row) {
+    const RowPeak* known_peak = knows_peaks_ ? &peak : nullptr;
+    if (head_peaks_ != nullptr && !head_peaks_->reads_logits(row)) {
+      peak = head_peaks_->peak(row);
+      known_peak = &peak;
+    }
     const int64_t index = first_ + row;
     const float* x = logits_ + row * stride_;
     SampledRow found{};

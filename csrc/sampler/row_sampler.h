@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "sampler/sampler.h"
+#include "sampler/head_peaks.h"
 #include "thread_pool.h"
 
 namespace octavo {
@@ -38,10 +38,14 @@ class RowSampler {
   // What the task points to must last until the last block is done.
   void begin(const SamplerTask& task) { task_ = task; }
 
+  // Says which of the `num_rows` rows from the task's row `first` on read their logits; false if
+  // all of them do.
+  bool choose_readers(int64_t first, int64_t num_rows, HeadPeaks& peaks) const;
+
   // Adds the stages of `num_rows` rows of logits that lie `stride` apart; the first of them is
-  // the row `first` of the task.
+  // the row `first` of the task. `peaks`: null, or those of the rows that do not read their logits.
   void plan(const float* logits, int64_t stride, int64_t first, int64_t num_rows,
-            std::vector<Stage>& stages);
+            const HeadPeaks* peaks, std::vector<Stage>& stages);
 
   void run(int64_t begin, int64_t end, int thread);
 
@@ -56,6 +60,7 @@ class RowSampler {
   const float* logits_ = nullptr;
   int64_t stride_ = 0;
   int64_t first_ = 0;
+  const HeadPeaks* head_peaks_ = nullptr;
   std::vector<RowPeak> peaks_;  // of the parts of a single long row, as many as threads share
   int64_t part_ = 0;            // logits
   bool knows_peaks_ = false;

@@ -210,6 +210,10 @@ RowPeak merged(const RowPeak& one, const RowPeak& other) {
   return one.index < other.index ? one : other;
 }
 
+bool reads_logits(const SamplingRow& row) {
+  return row.temperature >= kSmallestTemperature || row.num_logprobs >= 0 || !is_plain(row);
+}
+
 void sample_row(const KernelTable& kernels, const float* x, int64_t vocab_size,
                 const SamplingRow& row, SamplerWorkspace& w, SampledRow* sampled,
                 const RowPeak* known_peak) {

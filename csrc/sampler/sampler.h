@@ -83,9 +83,12 @@ RowPeak row_peak(const KernelTable& kernels, const float* logits, int64_t begin,
 // The highest of two ranges of a row.
 RowPeak merged(const RowPeak& one, const RowPeak& other);
 
+// Whether anything but the highest logit counts: not for a greedy row without penalties, biases,
+// mask and logprobs.
+bool reads_logits(const SamplingRow& row);
+
 // Draws a token from a row and scores it if it wants logprobs. `known_peak` is that of the whole
-// row, if somebody has it already: a greedy row without penalties, biases, mask and logprobs then
-// never reads its logits.
+// row, if somebody has it already: who does not read the logits may then have none.
 void sample_row(const KernelTable& kernels, const float* logits, int64_t vocab_size,
                 const SamplingRow& row, SamplerWorkspace& workspace, SampledRow* sampled,
                 const RowPeak* known_peak = nullptr);

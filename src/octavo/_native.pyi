@@ -130,8 +130,13 @@ class Forward:
         max_heads: int,
         max_model_len: int,
         joins_rows: bool,
+        finds_peaks: bool,
     ) -> None:
-        """`joins_rows`: neighbouring operations on rows run without a barrier between them."""
+        """`joins_rows`: neighbouring operations on rows run without a barrier between them.
+
+        `finds_peaks`: the highest logit of a row that wants no other is found as they are computed,
+        and they are not written.
+        """
 
     @property
     def instruction_set(self) -> str: ...

@@ -176,6 +176,7 @@ class NativeExecutable:
             max_heads=HEAD_BLOCK,
             max_model_len=limits.max_model_len,
             joins_rows=fusions.stack,
+            finds_peaks=fusions.highest,
         )
         formats = formats_of(program, weight_format)
         self._weight_format = describe(weight_format)

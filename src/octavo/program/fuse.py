@@ -34,9 +34,11 @@ class Fusions:
     """A gate is applied as its two factors are computed."""
     add: bool = True
     """A product is added to the residual stream as it is computed."""
+    highest: bool = True
+    """The highest logit of a row that wants no other is found as they are computed."""
 
 
-NO_FUSIONS = Fusions(stack=False, gate=False, add=False)
+NO_FUSIONS = Fusions(stack=False, gate=False, add=False, highest=False)
 
 
 @dataclass(frozen=True, slots=True)

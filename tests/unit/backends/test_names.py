@@ -23,7 +23,7 @@ GROUP = KVGroup(None, (0,), 1, 4)
 @pytest.fixture
 def forward() -> Forward:
     limits = {"max_tokens": 1, "max_heads": 1, "max_model_len": 1}
-    return Forward(ThreadPool(1), "", joins_rows=True, **limits)
+    return Forward(ThreadPool(1), "", joins_rows=True, finds_peaks=True, **limits)
 
 
 def known_names(call: Callable[..., Any], *arguments: Any, **options: Any) -> list[str]:
