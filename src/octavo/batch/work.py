@@ -98,7 +98,7 @@ class BatchWork:
         self._next_turn = 0
 
     async def run(self) -> None:
-        """Answer what is not answered yet.
+        """Answer what is not answered yet. Who cancels this is told so, whatever fails on the way.
 
         Raises:
             ConfigError: the input was changed meanwhile.
@@ -109,6 +109,9 @@ class BatchWork:
             async with asyncio.TaskGroup() as group:
                 await self._start_all(group)
         except BaseExceptionGroup as errors:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError from None
             raise errors.exceptions[0] from None
 
     async def _start_all(self, group: asyncio.TaskGroup) -> None:

@@ -179,6 +179,26 @@ async def test_being_cancelled_keeps_what_is_done_and_a_second_run_does_the_rest
     assert second.tally.answered == 4
 
 
+async def test_what_fails_because_it_is_cancelled_is_no_reason_to_end(tmp_path: Path) -> None:
+    """Ctrl-C is an interruption, also where a request does not take it well."""
+
+    class Fragile(ScriptedServer):
+        async def post(self, path: str, fields: dict[str, Any]) -> Response:
+            try:
+                return await super().post(path, fields)
+            except asyncio.CancelledError:
+                raise EngineDead("in the middle of something") from None
+
+    run = Run(tmp_path, 6)
+    run.server = Fragile()
+    task = asyncio.create_task(run.go())
+    await run.server.answer(1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert run.names() == ["n1"]
+
+
 async def test_an_engine_that_dies_ends_the_run_without_an_answer(tmp_path: Path) -> None:
     def script(number: int) -> Response | Exception:
         return EngineDead("gone") if number == 1 else Response(200, "r", _body(number))
