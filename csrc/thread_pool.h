@@ -106,8 +106,8 @@ class ThreadPool {
     int64_t num_stages = 0;
     double* seconds = nullptr;
     std::unique_ptr<Progress::Line[]> progress;  // (progress_size,) some for each stage
-    int64_t progress_size = 0;
-    int num_threads = 0;  // those that have a share: all that were asked for
+    int64_t progress_size = 0;                   // lines
+    int num_threads = 0;  // that have a share; also where the system refused some of them
 
     Progress progress_of(int64_t stage) {
       return Progress(&progress[stage * Progress::num_lines(num_threads)], num_threads);

@@ -43,8 +43,7 @@ void AttentionPlan::make(const Step& step, uint64_t step_number) {
     const int64_t num_tokens = step.row_starts[seq + 1] - step.row_starts[seq];
     const RowTiles tiles{num_tokens * heads_of_one_};
     for (int64_t head = 0; head < num_kv_heads_; ++head) {
-      // The last rows see most: they come first, so that no thread begins them when others are
-      // done.
+      // The last rows see most: they come first, so that no thread is left with them at the end.
       for (int64_t tile = tiles.count() - 1; tile >= 0; --tile) {
         const int64_t first_token = step.row_starts[seq] + tiles.first(tile) / heads_of_one_;
         const int64_t last_token =

@@ -42,7 +42,8 @@ class Forward {
     calls_ = &head_calls_;
     open_rows_ = nullptr;
   }
-  // Nothing is added after the logits: (heads, vocab) of the heads that are computed now.
+  // Nothing is added after the logits: (heads, vocab) of the heads that are computed now, where
+  // somebody reads them. Columns from vocab_size on are padding.
   void end_heads(View logits, int64_t vocab_size);
   View logits() const { return logits_; }
   // Joins the row operations before it, if there are any and they may be joined.

@@ -18,12 +18,13 @@ class HeadPeaks {
         reads_logits_(max_rows),
         found_(num_threads * max_rows) {}
 
-  // Of the next rows: whether anybody reads the logits of row `row`.
+  // Forgets what was found, for the next rows.
   void begin(int64_t num_rows) {
     for (int thread = 0; thread < num_threads_; ++thread) {
       for (int64_t row = 0; row < num_rows; ++row) at(thread, row) = kNothing;
     }
   }
+  // Whether anybody reads the logits of a row; those of others are not written.
   void set_reads_logits(int64_t row, bool reads) { reads_logits_[row] = reads; }
   bool reads_logits(int64_t row) const { return reads_logits_[row] != 0; }
 

@@ -16,7 +16,7 @@ RowSampler::RowSampler(const KernelTable& kernels, int num_threads, int64_t voca
   for (int i = 0; i < num_threads; ++i) workspaces_.emplace_back(vocab_size);
   const int64_t num_parts = std::min<int64_t>({num_threads, vocab_size / kPartOfRow, kMaxParts});
   if (num_parts < 2) return;
-  peaks_.resize(num_parts);
+  part_peaks_.resize(num_parts);
   const int64_t num_blocks = SamplerWorkspace::num_blocks(vocab_size);
   part_ = (num_blocks + num_parts - 1) / num_parts * kLogitBlock;
 }
@@ -39,12 +39,13 @@ void RowSampler::plan(const float* logits, int64_t stride, int64_t first, int64_
   stride_ = stride;
   first_ = first;
   // A row that is alone keeps one thread busy: the others help to find its highest logit.
-  knows_peaks_ = task_.sampling != nullptr && num_rows == 1 && !peaks_.empty() && peaks == nullptr;
+  knows_peaks_ =
+      task_.sampling != nullptr && num_rows == 1 && !part_peaks_.empty() && peaks == nullptr;
   if (knows_peaks_) {
     const auto find = [](void* self, int64_t begin, int64_t end, int) {
       static_cast<RowSampler*>(self)->find_peaks(begin, end);
     };
-    stages.push_back(Stage{find, this, static_cast<int64_t>(peaks_.size()), 1, "sampling"});
+    stages.push_back(Stage{find, this, static_cast<int64_t>(part_peaks_.size()), 1, "sampling"});
   }
   stages.push_back(stage_of(this, num_rows, task_.sampling != nullptr ? "sampling" : "scoring"));
 }
@@ -52,15 +53,15 @@ void RowSampler::plan(const float* logits, int64_t stride, int64_t first, int64_
 void RowSampler::find_peaks(int64_t begin, int64_t end) {
   for (int64_t part = begin; part < end; ++part) {
     const int64_t last = std::min((part + 1) * part_, vocab_size_);
-    peaks_[part] = row_peak(kernels_, logits_, part * part_, last);
+    part_peaks_[part] = row_peak(kernels_, logits_, part * part_, last);
   }
 }
 
 void RowSampler::run(int64_t begin, int64_t end, int thread) {
   RowPeak peak{};
   if (knows_peaks_) {
-    peak = peaks_[0];
-    for (size_t part = 1; part < peaks_.size(); ++part) peak = merged(peak, peaks_[part]);
+    peak = part_peaks_[0];
+    for (size_t part = 1; part < part_peaks_.size(); ++part) peak = merged(peak, part_peaks_[part]);
   }
   for (int64_t row = begin; row < end; ++row) {
     const RowPeak* known_peak = knows_peaks_ ? &peak : nullptr;

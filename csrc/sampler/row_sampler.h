@@ -61,8 +61,8 @@ class RowSampler {
   int64_t stride_ = 0;
   int64_t first_ = 0;
   const HeadPeaks* head_peaks_ = nullptr;
-  std::vector<RowPeak> peaks_;  // of the parts of a single long row, as many as threads share
-  int64_t part_ = 0;            // logits
+  std::vector<RowPeak> part_peaks_;  // of the parts of a single long row, as many as threads share
+  int64_t part_ = 0;                 // logits
   bool knows_peaks_ = false;
 };
 

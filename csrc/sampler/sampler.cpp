@@ -23,6 +23,8 @@ RowError unusable(const RowPeak& peak) {
   return peak.value == -kInfinity ? RowError::kAllImpossible : RowError::kNone;
 }
 
+bool is_greedy(const SamplingRow& row) { return row.temperature < kSmallestTemperature; }
+
 bool is_plain(const SamplingRow& row) {
   return row.num_seen == 0 && row.num_biases == 0 && row.mask == nullptr;
 }
@@ -211,7 +213,7 @@ RowPeak merged(const RowPeak& one, const RowPeak& other) {
 }
 
 bool reads_logits(const SamplingRow& row) {
-  return row.temperature >= kSmallestTemperature || row.num_logprobs >= 0 || !is_plain(row);
+  return !is_greedy(row) || row.num_logprobs >= 0 || !is_plain(row);
 }
 
 void sample_row(const KernelTable& kernels, const float* x, int64_t vocab_size,
@@ -238,7 +240,7 @@ void sample_row(const KernelTable& kernels, const float* x, int64_t vocab_size,
 
   int64_t total = -1;
   const Filters filters{row.temperature, row.top_k, row.top_p, row.min_p, row.typical_p};
-  if (row.temperature < kSmallestTemperature) {
+  if (is_greedy(row)) {
     sampled->token = static_cast<int32_t>(processed.peak.index);
   } else if (filters.keep_all(vocab_size)) {
     sampled->token = draw_from_all(processed, row, w, &total);

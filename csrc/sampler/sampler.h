@@ -88,7 +88,7 @@ RowPeak merged(const RowPeak& one, const RowPeak& other);
 bool reads_logits(const SamplingRow& row);
 
 // Draws a token from a row and scores it if it wants logprobs. `known_peak` is that of the whole
-// row, if somebody has it already: who does not read the logits may then have none.
+// row, if somebody has it already: `logits` may then be unwritten unless reads_logits(row).
 void sample_row(const KernelTable& kernels, const float* logits, int64_t vocab_size,
                 const SamplingRow& row, SamplerWorkspace& workspace, SampledRow* sampled,
                 const RowPeak* known_peak = nullptr);

@@ -134,8 +134,8 @@ class Forward:
     ) -> None:
         """`joins_rows`: neighbouring operations on rows run without a barrier between them.
 
-        `finds_peaks`: the highest logit of a row that wants no other is found as they are computed,
-        and they are not written.
+        `finds_peaks`: the logits of a row that wants only the highest one are not written; it is
+        found as they are computed.
         """
 
     @property

@@ -109,9 +109,6 @@ class BatchWork:
             async with asyncio.TaskGroup() as group:
                 await self._start_all(group)
         except BaseExceptionGroup as errors:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise asyncio.CancelledError from None
             raise errors.exceptions[0] from None
 
     async def _start_all(self, group: asyncio.TaskGroup) -> None:
@@ -143,7 +140,13 @@ class BatchWork:
         except InvalidRequest as error:
             self._take(_Answer(error_line(line, error), None), turn)
             return
-        response = await self._server.post(request.url, request.body)
+        try:
+            response = await self._server.post(request.url, request.body)
+        except Exception:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # it fails because it was cancelled
+                raise asyncio.CancelledError from None
+            raise
         self._take(_Answer(response_line(line, request.custom_id, response), response), turn)
 
     def _take(self, answer: _Answer, turn: int) -> None:

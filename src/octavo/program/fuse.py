@@ -35,7 +35,8 @@ class Fusions:
     add: bool = True
     """A product is added to the residual stream as it is computed."""
     highest: bool = True
-    """The highest logit of a row that wants no other is found as they are computed."""
+    """Of a row that wants only its highest logit, this one is found as they are computed, and none
+    is written. The program stays as it is: the backend looks at this itself."""
 
 
 NO_FUSIONS = Fusions(stack=False, gate=False, add=False, highest=False)

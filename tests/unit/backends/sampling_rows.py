@@ -10,7 +10,7 @@ import numpy as np
 
 from octavo._native import Kernels, ThreadPool
 from octavo.backends import sampler as twin
-from octavo.backends.base import F32, I32, SamplingBatch, ScoredRows
+from octavo.backends.base import F32, I32, Rows, SamplingBatch, ScoredRows
 from octavo.backends.native_sampler import NativeSampler
 
 SAMPLERS = ("twin", "native")
@@ -130,3 +130,15 @@ def batch_of(rows: Sequence[Row], vocab_size: int) -> SamplingBatch:
         mask_of_row=np.array(mask_of_row, np.int32),
         masks=masks,
     )
+
+
+def bits(scores: ScoredRows) -> list[bytes]:
+    each = zip(scores.logprobs, scores.top_ids, scores.top_logprobs, strict=True)
+    return [b"".join(part.tobytes() for part in row) for row in each]
+
+
+def assert_same(rows: Rows, others: Rows) -> None:
+    assert rows.token_ids.tolist() == others.token_ids.tolist()
+    assert bits(rows.scores) == bits(others.scores)
+    assert bits(rows.prompt_scores) == bits(others.prompt_scores)
+    assert (rows.errors, rows.prompt_errors) == (others.errors, others.prompt_errors)

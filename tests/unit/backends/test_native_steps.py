@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from octavo import _native
-from octavo.backends.base import HEAD_BLOCK, NO_SCORES, Batch, Rows, ScoredRows
+from octavo.backends.base import HEAD_BLOCK, NO_SCORES, Batch
 from octavo.backends.native import NativeBackend
 from octavo.backends.sampler import rows_between
+from octavo.program.fuse import Fusions
 from tests.forward import TinyRun, no_sampling
 from tests.tiny import write_tiny_model
-from tests.unit.backends.sampling_rows import Row, batch_of
+from tests.unit.backends.sampling_rows import Row, assert_same, batch_of, bits
 
 NUM_SEQS = 2 * HEAD_BLOCK + 3
 VOCAB = 250  # not in 32s: the rows of logits do not touch
@@ -56,18 +57,6 @@ def large_batch(run: TinyRun) -> Batch:
     batch.score_targets = batch.token_ids[batch.score_rows + 1]
     batch.score_num_top = np.arange(NUM_SEQS, dtype=np.int32) % 3
     return batch
-
-
-def bits(scores: ScoredRows) -> list[bytes]:
-    each = zip(scores.logprobs, scores.top_ids, scores.top_logprobs, strict=True)
-    return [b"".join(part.tobytes() for part in row) for row in each]
-
-
-def assert_same(rows: Rows, others: Rows) -> None:
-    assert rows.token_ids.tolist() == others.token_ids.tolist()
-    assert bits(rows.scores) == bits(others.scores)
-    assert bits(rows.prompt_scores) == bits(others.prompt_scores)
-    assert (rows.errors, rows.prompt_errors) == (others.errors, others.prompt_errors)
 
 
 def test_blocks_of_rows_give_the_bits_of_the_reference(folder: Path) -> None:
@@ -157,14 +146,15 @@ def test_threads_share_the_logits_of_a_row_that_is_alone(row: Row, tmp_path: Pat
     size = 50_000
     folder = write_tiny_model(tmp_path, "llama", vocab_size=size, hidden_size=32)
     found = []
-    for threads in (1, 3):
-        run = TinyRun(folder, backend=NativeBackend(threads))
+    for threads, fusions in ((1, Fusions()), (3, Fusions()), (3, Fusions(highest=False))):
+        run = TinyRun(folder, backend=NativeBackend(threads, fusions=fusions))
         sequences = run.sequences()
         batch = sequences.batch([(sequences.add(), [5, 6, 7])])
         batch.sample_rows = np.array([2], np.int32)
         batch.sampling = batch_of([row], size)
         found.append(run.executable.run(batch))
-    assert_same(*found)
+    for rows in found[1:]:
+        assert_same(rows, found[0])
 
 
 def test_profiles_tell_sampling_from_the_head(folder: Path) -> None:

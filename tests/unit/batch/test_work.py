@@ -212,6 +212,19 @@ async def test_an_engine_that_dies_ends_the_run_without_an_answer(tmp_path: Path
     assert run.names() == ["n0"]
 
 
+@pytest.mark.parametrize("error", [EngineDead("gone"), OSError(28, "no space")])
+async def test_what_fails_after_all_lines_are_started_is_told_too(
+    tmp_path: Path, error: Exception
+) -> None:
+    """The group then cancels whoever waits for it, which is no interruption."""
+    run = Run(tmp_path, 3, script=lambda number: error)
+    task = asyncio.create_task(run.go())
+    await run.server.answer(1)
+    with pytest.raises(type(error), match=str(error.args[-1])):
+        await task
+    assert run.names() == []
+
+
 async def test_an_input_that_changes_meanwhile_ends_the_run(tmp_path: Path) -> None:
     run = Run(tmp_path, 3)
     survey = Survey.of(run.input)
