@@ -44,7 +44,7 @@ class Shares:
 
 
 FIRST_SHARES = Shares(
-    made=0.6, chat=0.05, begun=0.3, made_chat=0.7, plain=0.25, things=0.35, talk=0.05
+    made=0.6, chat=0.05, begun=0.3, made_chat=0.7, plain=0.25, things=0.2, talk=0.05
 )
 
 

@@ -107,7 +107,14 @@ GO_ON_SHARE = 0.15
 LEADING_ARTICLE = re.compile("^(?:an?|the) ")
 ONE = re.compile("an? ([a-z]+[a-rt-z])")
 """One word with its article."""
-ODD_PLURALS = {"mouse": "mice", "wolf": "wolves", "leaf": "leaves", "scarf": "scarves"}
+ODD_PLURALS = {
+    "mouse": "mice",
+    "goose": "geese",
+    "wolf": "wolves",
+    "elf": "elves",
+    "leaf": "leaves",
+    "scarf": "scarves",
+}
 SAME_PLURALS = frozenset(("fish", "sheep", "deer"))
 SENTENCE_END = re.compile(r'[.!?]"?(?=\s+[A-Z"])')
 
@@ -139,6 +146,8 @@ def plural(topic: str) -> str:
     noun = one[1]
     if noun in ODD_PLURALS or noun in SAME_PLURALS:
         return ODD_PLURALS.get(noun, noun)
+    if noun.endswith("man"):
+        return noun[:-2] + "en"
     if re.search("[^aeiou]y$", noun):
         return noun[:-1] + "ies"
     return noun + ("es" if noun.endswith(("ch", "sh", "x")) else "s")
@@ -258,8 +267,12 @@ class Requests:
 
     def main_things(self, story: str) -> list[str]:
         """The rare nouns that it has early, and not only once; as ``things``."""
-        early = self.things(story[: int(EARLY * len(story))])
-        return [thing for thing in early if story.count(thing.split()[1]) > 1]
+        early = story[: int(EARLY * len(story))].rpartition(" ")[0]  # whole words
+        return [
+            thing
+            for thing in self.things(early)
+            if len(re.findall(rf"\b{thing.split()[1]}s?\b", story)) > 1
+        ]
 
     def things(self, story: str) -> list[str]:
         """The rarest nouns of a story, each with an article: "a needle", "an egg"."""

@@ -23,6 +23,8 @@ WORDS, TALK = PLOTS / "words.toml", PLOTS / "talk.toml"
 ANYBODY_SHARE = 0.35
 """So often a role is given to anybody: who is asked for is to be found in the story, also where
 the plot was not made for them."""
+ASKED_SHARE = 0.6
+"""So often a topic is what the plot says that it is about; else somebody or something in it."""
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 ARTICLE = re.compile(r"\b([Aa]) (?=[aeiouAEIOU])(?!uni|use|one\b)")
 PRONOUNS = {
@@ -260,7 +262,7 @@ class Teller:
                 f"{first} and {member if isinstance(member, Being) else _nameless(member)}"
                 for member in others
             ]
-        asked = plot.asks if self._chance.random() < 0.5 else short
+        asked = plot.asks if self._chance.random() < ASKED_SHARE else short
         return told(self._chance.choice(asked), named, self._chance)
 
 
