@@ -56,6 +56,10 @@ ASKS = (
     "Make up a story about {}.",
     "Tell me about {}.",
     "I would like to hear about {}.",
+    "Do you know a story about {}?",
+    "How about {}?",
+    "Something about {}, please.",
+    "Story about {}",
 )
 ASKS_AGAIN = (
     "Now tell me a story about {}.",
@@ -166,7 +170,7 @@ def plainly(topic: str, story: str, chance: random.Random) -> Exchange:
         words = LEADING_ARTICLE.sub("", words)
     if chance.random() < 0.4:
         words = words[0].upper() + words[1:]
-    return Exchange(words + chance.choice(("", "", ".", "!")), story, topic)
+    return Exchange(words + chance.choice(("", "", "", ".", "!", " please")), story, topic)
 
 
 def gone_on_with(story: str, chance: random.Random) -> Exchange:
