@@ -180,7 +180,7 @@ def gone_on_with(story: str, chance: random.Random) -> Exchange:
     if not ends:
         return Exchange(None, story)
     if chance.random() < UNFINISHED_SHARE:
-        spaces = [match.start() for match in re.finditer(" ", story[: ends[-1]])][3:]
+        spaces = [match.start() for match in re.finditer('(?<!") ', story[: ends[-1]])][3:]
         ends = [end for end in spaces if story.count('"', 0, end) % 2 == 0] or ends
     cut = chance.choice(ends)
     beginning = story[:cut]
