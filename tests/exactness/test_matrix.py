@@ -193,13 +193,16 @@ def test_the_native_backend_in_f32_gives_the_bits_of_the_reference(folder: Path)
         assert run(llm, workload()) == native
 
 
-@pytest.mark.parametrize("weights", ["w8", "w4"])
-def test_integer_formats_have_one_answer_on_every_instruction_set(
-    folder: Path, weights: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("weights", "kv"),
+    [("w8", "int8"), ("w4", "int8"), ("w8", "f32"), ("w4", "f32"), ("f32", "int8")],
+)
+def test_formats_without_bf16_have_one_answer_on_every_instruction_set(
+    folder: Path, weights: str, kv: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = {}
     for name in instruction_sets():
         monkeypatch.setenv("OCTAVO_CPU_ISA", name)
-        with LLM(folder, load_format="dummy", weights=weights, kv="int8") as llm:
+        with LLM(folder, load_format="dummy", weights=weights, kv=kv) as llm:
             answers[name] = run(llm, workload())
     assert all(answer == answers["scalar"] for answer in answers.values())

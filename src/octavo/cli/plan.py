@@ -12,7 +12,7 @@ from octavo.cli.exit_codes import ExitCode
 from octavo.cli.model_facts import ModelFacts
 from octavo.cli.output import bytes_text, print_json, print_table
 from octavo.cli.settings import EngineFlags, given
-from octavo.core.config import EngineConfig
+from octavo.core.config import EngineConfig, KvName, WeightsName
 from octavo.core.errors import ConfigError
 from octavo.core.kv_layout import PAGE_SIZE, pages_for
 from octavo.execution.memory import KV_SHARE, USABLE, available_bytes
@@ -53,9 +53,20 @@ def plan(
     config = EngineConfig.from_options(given(engine))
     if context is not None:
         config = replace(config, max_model_len=context)
-    facts = ModelFacts.read(resolve(model, weights=False), config)
+    folder = resolve(model, weights=False)
+    facts = ModelFacts.read(folder, config)
     room = available_bytes() if memory is None else parse_bytes(memory)
     result = make_plan(facts, config, users=users, memory_bytes=room)
+    if not result.fits:
+        for smaller in smaller_formats(config):
+            other = make_plan(
+                ModelFacts.read(folder, smaller), smaller, users=users, memory_bytes=room
+            )
+            if other.fits:
+                flags = f"--weights {other.weight_format} --kv {other.kv_format}"
+                advice = (f"with {flags} it fits", *result.advice)
+                result = replace(result, advice=advice)
+                break
     if json:
         print_json(asdict(result))
     else:
@@ -90,6 +101,15 @@ class Plan:
     longest_context: int
     """With so many users."""
     advice: tuple[str, ...]
+
+
+def smaller_formats(config: EngineConfig) -> list[EngineConfig]:
+    """The same with fewer bits, those that change answers least first."""
+    formats: tuple[tuple[WeightsName, KvName], ...] = (
+        *(("w8", "bf16"), ("w8", "int8")),
+        *(("w4", "bf16"), ("w4", "int8")),
+    )
+    return [replace(config, backend="native", weights=weights, kv=kv) for weights, kv in formats]
 
 
 def make_plan(facts: ModelFacts, config: EngineConfig, *, users: int, memory_bytes: int) -> Plan:
@@ -156,7 +176,7 @@ def _with_advice(plan: Plan, config: EngineConfig) -> Plan:
         )
     else:
         if plan.weight_bytes + plan.workspace_bytes > plan.usable_bytes:
-            advice.append("the weights alone do not fit: take a smaller model or more memory")
+            advice.append("weights and workspace alone do not fit")
         if plan.most_users >= 1:
             advice.append(f"with this context, {plan.most_users} users fit (--users)")
         if plan.longest_context >= PAGE_SIZE:

@@ -11,7 +11,7 @@ from octavo.cli.model_facts import ModelFacts
 from octavo.cli.plan import make_plan, parse_bytes
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
-from octavo.execution.memory import num_pages_that_fit
+from octavo.execution.memory import USABLE, num_pages_that_fit
 from tests.command_line import CommandLine
 from tests.tiny import write_tiny_model
 
@@ -106,7 +106,24 @@ def test_advice(facts: ModelFacts) -> None:
     plan = make_plan(facts, CONFIG, users=users, memory_bytes=memory)
     assert f"--num-pages {plan.num_pages}" in plan.advice[0]
     small = make_plan(facts, CONFIG, users=1, memory_bytes=2**16)
-    assert small.advice[0].startswith("the weights alone do not fit")
+    assert small.advice[0].startswith("weights and workspace alone do not fit")
+
+
+@pytest.mark.parametrize(
+    ("asked", "weights", "kv"), [("f32", "w8", "bf16"), ("w8", "w4", "bf16"), ("f32", "w4", "int8")]
+)
+def test_what_would_fit_with_fewer_bits(
+    octavo: CommandLine, model: Path, asked: str, weights: str, kv: str
+) -> None:
+    config = EngineConfig(weights=weights, kv=kv)  # type: ignore[arg-type]
+    facts = ModelFacts.read(model, config)
+    memory = int(make_plan(facts, config, users=1, memory_bytes=2**20).total_bytes / USABLE) + 8
+    told = octavo("plan", model, "--weights", asked, "--memory", str(memory))
+    assert told.status == 1
+    assert f"with --weights {weights} --kv {kv} it fits" in told.out
+    assert (
+        octavo("plan", model, "--weights", weights, "--kv", kv, "--memory", str(memory)).status == 0
+    )
 
 
 def test_only_a_config_is_needed(octavo: CommandLine) -> None:
