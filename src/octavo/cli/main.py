@@ -6,6 +6,7 @@ prints is its own business, the errors that it raises are printed here.
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import os
@@ -101,10 +102,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Python flushes stdout once more at its end, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKEN_PIPE
+    except MemoryError:
+        return _out_of_memory()
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            return _out_of_memory()
         where = f"{error.filename}: " if error.filename else ""
         print_error(f"{where}{error.strerror or error}")
         return ExitCode.FAILURE
+
+
+def _out_of_memory() -> int:
+    from octavo.cli.exit_codes import ExitCode
+    from octavo.cli.output import print_error
+
+    hint = "octavo plan says what fits; --weights w4, --kv int8 and fewer --num-pages take less"
+    print_error("there is not enough memory", hint)
+    return ExitCode.FAILURE
 
 
 def _open_closed_streams() -> None:

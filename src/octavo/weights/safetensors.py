@@ -8,6 +8,7 @@ checkpoint are the business of ``shards``; turning numbers into float32 is that 
 
 from __future__ import annotations
 
+import errno
 import math
 import mmap
 import os
@@ -122,6 +123,8 @@ class SafetensorsFile:
                     file.fileno(), last - aligned, access=mmap.ACCESS_READ, offset=aligned
                 )
         except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise MemoryError(f"{self.path}: no room to map tensor {info.name!r}") from error
             raise ModelError(
                 f"{self.path}: tensor {info.name!r} cannot be read: {error.strerror or error}",
                 hint="check that the model's folder is still there",

@@ -171,6 +171,21 @@ def test_other_ends(
     assert ended.err == ("error: f: No space left\n" if status == 1 else "")
 
 
+@pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory")])
+def test_no_memory_is_told_with_what_would_help(
+    octavo: CommandLine, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(main_module, "_run", fail)
+    ended = octavo("info")
+    assert ended.status == 1
+    assert ended.err.startswith(
+        "error: there is not enough memory\nhint: octavo plan says what fits"
+    )
+
+
 def test_help_imports_no_command_and_no_engine() -> None:
     code = (
         "import sys; from octavo.cli.main import main; main(['--help']);"

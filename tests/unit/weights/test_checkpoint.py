@@ -6,6 +6,7 @@ The oracle is the ``safetensors`` package, for slices NumPy.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -217,6 +218,18 @@ def test_fingerprint_of_a_file_that_vanished(tmp_path: Path) -> None:
 
 
 # resources
+
+
+def test_a_file_that_there_is_no_room_for_is_not_said_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    source = Checkpoint(write(tmp_path / "m", some_arrays()))
+    monkeypatch.setattr(mmap, "mmap", no_room)
+    with pytest.raises(MemoryError, match="no room to map tensor"):
+        _ = source.fingerprint
 
 
 def test_threads_may_load_at_once_and_leave_nothing_open(tmp_path: Path) -> None:
