@@ -58,15 +58,16 @@ def plan(
     room = available_bytes() if memory is None else parse_bytes(memory)
     result = make_plan(facts, config, users=users, memory_bytes=room)
     if not result.fits:
-        for smaller in smaller_formats(config):
-            other = make_plan(
-                ModelFacts.read(folder, smaller), smaller, users=users, memory_bytes=room
-            )
-            if other.fits:
-                flags = f"--weights {other.weight_format} --kv {other.kv_format}"
-                advice = (f"with {flags} it fits", *result.advice)
-                result = replace(result, advice=advice)
-                break
+        fitting = (
+            other
+            for other in compact_formats(config)
+            if make_plan(ModelFacts.read(folder, other), other, users=users, memory_bytes=room).fits
+        )
+        if (other := next(fitting, None)) is not None:
+            flags = f"--weights {other.weight_format} --kv {other.kv_format}"
+            if config.backend != other.backend:
+                flags = f"--backend {other.backend} {flags}"
+            result = replace(result, advice=(f"with {flags} it fits", *result.advice))
     if json:
         print_json(asdict(result))
     else:
@@ -103,8 +104,8 @@ class Plan:
     advice: tuple[str, ...]
 
 
-def smaller_formats(config: EngineConfig) -> list[EngineConfig]:
-    """The same with fewer bits, those that change answers least first."""
+def compact_formats(config: EngineConfig) -> list[EngineConfig]:
+    """The same in formats of few bits, those that change answers least first."""
     formats: tuple[tuple[WeightsName, KvName], ...] = (
         *(("w8", "bf16"), ("w8", "int8")),
         *(("w4", "bf16"), ("w4", "int8")),

@@ -118,12 +118,19 @@ def test_what_would_fit_with_fewer_bits(
     config = EngineConfig(weights=weights, kv=kv)  # type: ignore[arg-type]
     facts = ModelFacts.read(model, config)
     memory = int(make_plan(facts, config, users=1, memory_bytes=2**20).total_bytes / USABLE) + 8
-    told = octavo("plan", model, "--weights", asked, "--memory", str(memory))
+    told = octavo("plan", model, "--weights", asked, "--memory", memory)
     assert told.status == 1
     assert f"with --weights {weights} --kv {kv} it fits" in told.out
-    assert (
-        octavo("plan", model, "--weights", weights, "--kv", kv, "--memory", str(memory)).status == 0
-    )
+    assert octavo("plan", model, "--weights", weights, "--kv", kv, "--memory", memory).status == 0
+
+
+def test_the_reference_backend_is_told_of_the_other_one(octavo: CommandLine, model: Path) -> None:
+    facts = ModelFacts.read(model, EngineConfig())
+    needed = make_plan(facts, EngineConfig(), users=1, memory_bytes=2**20).total_bytes
+    memory = int(needed / USABLE) + 8
+    told = octavo("plan", model, "--backend", "reference", "--memory", memory)
+    assert told.status == 1
+    assert "with --backend native --weights w8 --kv bf16 it fits" in told.out
 
 
 def test_only_a_config_is_needed(octavo: CommandLine) -> None:
