@@ -6,6 +6,7 @@ business of ``native_layout``; what a panel is, of ``weights/formats.py``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -22,8 +23,8 @@ from octavo.core.errors import ModelError
 from octavo.program.fuse import Fused, Product
 from octavo.program.ir import Embed, EmbedBy, Weight
 from octavo.weights.formats import FORMATS, PANEL_COLUMNS
-from octavo.weights.pack_cache import PackCache
-from octavo.weights.packed_file import Contents
+from octavo.weights.pack_cache import NotReplaceable, PackCache
+from octavo.weights.packed_file import BrokenOff, Contents
 
 PACKER = "octavo panels 1"
 """Raised by every change of the bytes of a panel, or of the order of panels."""
@@ -32,6 +33,8 @@ BLOCK_BYTES = 16 * 2**20
 QUIET_S = 1.0
 LONGEST_WAIT_S = 60.0
 _POLL_S = 0.1
+PATIENCE_S = 0.5
+"""Of whoever waits without knowing for what."""
 
 U8 = NDArray[np.uint8]
 
@@ -89,7 +92,11 @@ class PackedWeights:
         self._source = source
         found = None
         if cache is not None and self._wanted is not None:
-            found = cache.load(self._wanted, self._memory, num_threads)
+            try:
+                found = cache.load(self._wanted, self._memory, num_threads)
+            except NotReplaceable as error:
+                logger.warning("%s", error)
+                self._cache = None  # whoever was told that is not told again that it was so
         self.from_cache = found is not None
         self.fingerprint = None if found is None else found.fingerprint
         """Of the source, if the cache knows it, or if somebody told; it is kept with the rest."""
@@ -116,31 +123,34 @@ class PackedWeights:
         """
         if self._cache is None or self._wanted is None or self._is_kept:
             return False
-        # No daemon: a command that ends with its first answer leaves packed weights too.
-        threading.Thread(
-            target=self._keep, args=(self._cache, self._wanted), name="octavo-pack-cache"
-        ).start()
+        _Writer(self, self._cache, self._wanted).start()
         return True
 
     def close(self) -> None:
         """Nobody computes with them any more: they are held for as long as writing them takes.
 
-        Returns at once. A file that is being written is finished.
+        Returns at once. A file that is being written is finished, unless it is broken off.
         """
         self._is_closed = True  # no event: garbage is collected wherever locks are held
 
-    def _keep(self, cache: PackCache, wanted: Contents) -> None:
-        _wait_until_quiet(lambda: self.num_steps, lambda: self._is_closed)
+    def _write(self, writer: _Writer, cache: PackCache, wanted: Contents) -> None:
+        _wait_until_quiet(lambda: self.num_steps, lambda: self._is_closed or writer.is_hurried)
         if self.from_cache and self.fingerprint is None:
             return  # still nobody has asked for it
         identity = self._source.identity()
         if identity is None or identity.state != wanted.state:
             return  # the files changed: which numbers were packed, nobody knows
+        kept = replace(wanted, fingerprint=self.fingerprint)
         try:
-            if not cache.store(replace(wanted, fingerprint=self.fingerprint), self._memory):
+            if not cache.store(kept, self._memory, lambda: not writer.is_broken_off):
                 logger.info("the packed weights of %s are too large to be kept", wanted.place)
+        except BrokenOff:
+            logger.info("the packed weights of %s are not kept: interrupted", wanted.place)
         except OSError as error:
-            logger.warning("the packed weights of %s are not kept: %s", wanted.place, error)
+            logger.warning(
+                "the packed weights of %s are not kept (%s), and are packed anew at each start; %s",
+                *(wanted.place, error.strerror or error, cache.advice(error)),
+            )
 
     def _contents(
         self, source: WeightSource, recipe: str, cache: PackCache | None
@@ -157,6 +167,65 @@ class PackedWeights:
             for stack, (_, num_panels, panel_bytes) in self._views.items()
         )
         return Contents(identity.place, identity.state, recipe, PACKER, arrays, None)
+
+
+class _Writer(threading.Thread):
+    """Writes weights to the cache when nobody waits.
+
+    No daemon: a command that ends with its first answer leaves packed weights too.
+    """
+
+    def __init__(self, weights: PackedWeights, cache: PackCache, wanted: Contents) -> None:
+        super().__init__(name="octavo-pack-cache")
+        self._work: tuple[PackedWeights, PackCache, Contents] | None = weights, cache, wanted
+        self.is_hurried = False
+        self.is_broken_off = False
+        # Not join(): Python takes a thread for ended if an interrupt comes while it is joined.
+        self.ended = threading.Event()
+
+    def run(self) -> None:
+        assert self._work is not None
+        weights, cache, wanted = self._work
+        self._work = None  # whoever keeps the thread keeps no weights
+        try:
+            weights._write(self, cache, wanted)
+        finally:
+            self.ended.set()
+
+
+def finish_writing(say: Callable[[], None]) -> None:
+    """Wait until all that this process keeps is written: for the main thread, at its end.
+
+    Args:
+        say: called if it takes longer than PATIENCE_S.
+
+    Raises:
+        KeyboardInterrupt: the user did not want to wait; see :func:`break_off_writing`.
+    """
+    writers = _writers()
+    for writer in writers:
+        writer.is_hurried = True
+    deadline_s = time.monotonic() + PATIENCE_S
+    for writer in writers:
+        writer.ended.wait(max(0.0, deadline_s - time.monotonic()))
+    if not all(writer.ended.is_set() for writer in writers):
+        say()
+    for writer in writers:
+        writer.ended.wait()
+
+
+def break_off_writing() -> None:
+    """Give up what is being written; nothing of it stays on the disk."""
+    writers = _writers()
+    for writer in writers:
+        writer.is_hurried = writer.is_broken_off = True
+    with contextlib.suppress(KeyboardInterrupt):  # the end of the process waits for them too
+        for writer in writers:
+            writer.ended.wait()
+
+
+def _writers() -> list[_Writer]:
+    return [thread for thread in threading.enumerate() if isinstance(thread, _Writer)]
 
 
 def _stacks(fused: Fused, formats: dict[Weight, str]) -> Iterator[Stack]:

@@ -85,7 +85,7 @@ def _row(entry: Entry) -> tuple[str, str]:
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used_s))
     size = bytes_text(entry.num_bytes)
     if entry.contents is None:
-        return entry.name, f"of no use (another version, or damaged)  {size}  {used}"
+        return entry.name, f"of no use (another version, damaged, or no file)  {size}  {used}"
     return entry.contents.place, f"{entry.contents.recipe}  {size}  {used}"
 
 

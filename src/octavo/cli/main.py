@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from octavo import __version__
@@ -78,13 +79,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     _open_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character
+            stream.reconfigure(errors="replace")
+    try:
+        status = _status_of(words)
+        _finish_writing()
+        return status
+    except KeyboardInterrupt:
+        from octavo.cli.exit_codes import ExitCode
+
+        _break_off_writing()
+        return ExitCode.INTERRUPTED
+
+
+def _status_of(words: list[str]) -> int:
+    """Run it; errors are printed."""
     from octavo.cli.exit_codes import ExitCode, exit_code_of
     from octavo.cli.output import print_error
     from octavo.core.errors import OctavoError
 
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character
-            stream.reconfigure(errors="replace")
     try:
         status = _run(words)
         sys.stdout.flush()
@@ -96,8 +110,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OctavoError as error:
         print_error(error.message, error.hint)
         return exit_code_of(error)
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # Python flushes stdout once more at its end, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -110,6 +122,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print_error(f"{where}{error.strerror or error}")
         return ExitCode.FAILURE
+
+
+def _finish_writing() -> None:
+    """Packed weights may still be on their way to the disk; who waits for that longer is told."""
+    from octavo.cli.output import dim
+
+    def say() -> None:
+        if sys.stderr.isatty():
+            note = "keeping the packed weights for the next start; Ctrl-C leaves that"
+            print(dim(note, sys.stderr), file=sys.stderr)
+
+    if (packed := _packed_weights()) is not None:
+        packed.finish_writing(say)
+
+
+def _break_off_writing() -> None:
+    if (packed := _packed_weights()) is not None:
+        packed.break_off_writing()
+
+
+def _packed_weights() -> ModuleType | None:
+    """If this command has loaded a model; nothing is imported for those that have not."""
+    return sys.modules.get("octavo.backends.packed_weights")
 
 
 def _out_of_memory() -> int:

@@ -8,14 +8,17 @@ and made anew. What stands in a file is the business of ``packed_file``.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
+import re
 import secrets
+import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +41,15 @@ MOST_OF_DISK = 0.1
 SUFFIX = ".packed"
 PART_SUFFIX = ".part"
 _NAME_BYTES = 16
+_FILE_NAME = re.compile(rf"[0-9a-f]{{{2 * _NAME_BYTES}}}{re.escape(SUFFIX)}")
+_NOT_OURS = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 logger = logging.getLogger(__name__)
+
+
+class NotReplaceable(Exception):
+    """Something of no use stands where packed weights belong, and it has to stay there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +58,11 @@ class Entry:
 
     name: str
     num_bytes: int
+    """Of a folder: without what is in it."""
     used_s: float
     """Seconds since the epoch: when it was last made or read."""
     contents: Contents | None
-    """None: damaged, or of another version."""
+    """None: damaged, of another version, or no file at all."""
 
 
 class PackCache:
@@ -87,8 +98,12 @@ class PackCache:
 
         None: not here, and ``memory`` may hold anything. A file that was found and is of no use
         is deleted.
+
+        Raises:
+            NotReplaceable: what was found is of no use, and there is no room for another one.
         """
         name = _file_name(wanted)
+        path = self.folder / name
         try:
             with self._open_folder() as folder, _open_file(folder, name) as descriptor:
                 try:
@@ -98,12 +113,7 @@ class PackCache:
                         raise Unusable("has another size")
                     read_packed(descriptor, header, memory, num_threads)
                 except Unusable as error:
-                    # Gone from here on for everybody; whoever is reading it finds out too.
-                    os.unlink(name, dir_fd=folder)
-                    level = logging.INFO if isinstance(error, Outdated) else logging.WARNING
-                    logger.log(
-                        level, "%s %s: it is deleted, and made anew", self.folder / name, error
-                    )
+                    self._delete_useless(folder, name, error)
                     return None
                 with contextlib.suppress(OSError):
                     os.utime(descriptor)  # the least recently used go first
@@ -111,15 +121,51 @@ class PackCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            logger.warning("%s: packed weights cannot be read: %s", self.folder / name, error)
+            if path.is_dir() and not path.is_symlink():
+                raise NotReplaceable(
+                    f"{path} is a folder, not a file, so that the weights are packed in memory at"
+                    " each start: octavo cache clear deletes it"
+                ) from error
+            reason = error.strerror or error
+            logger.warning("%s cannot be read (%s): the weights are packed anew", path, reason)
             return None
 
-    def store(self, contents: Contents, memory: U8) -> bool:
+    def _delete_useless(self, folder: int, name: str, error: Unusable) -> None:
+        path = self.folder / name
+        try:
+            # Gone from here on for everybody; whoever is reading it finds out too.
+            os.unlink(name, dir_fd=folder)
+        except OSError as refusal:
+            kind = "is outdated" if isinstance(error, Outdated) else "is damaged"
+            raise NotReplaceable(
+                f"{path} {kind} ({error}), and cannot be replaced, as its folder cannot be written"
+                f" ({refusal.strerror}): the weights are packed in memory at each start;"
+                f" {self.advice(refusal)}"
+            ) from refusal
+        level = logging.INFO if isinstance(error, Outdated) else logging.WARNING
+        logger.log(level, "%s %s: it is deleted, and made anew", path, error)
+
+    def advice(self, error: OSError) -> str:
+        """What helps whoever could not write here."""
+        elsewhere = "set XDG_CACHE_HOME to another folder, or switch pack_cache off"
+        if error.errno in _NO_ROOM:
+            return f"make room on the disk, {elsewhere}"
+        if error.errno in _NOT_OURS:
+            return f"make {self.folder} writable for this user, {elsewhere}"
+        return elsewhere
+
+    def store(
+        self, contents: Contents, memory: U8, is_wanted: Callable[[], bool] = lambda: True
+    ) -> bool:
         """Keep packed weights, making room where the bound asks for it; False: they are too large.
 
         The file appears whole or not at all, whatever happens meanwhile.
 
+        Args:
+            is_wanted: asked while it is written.
+
         Raises:
+            BrokenOff: it is not wanted any more.
             OSError: the disk is full, or the folder is not ours to write.
         """
         name = _file_name(contents)
@@ -133,7 +179,7 @@ class PackCache:
             try:
                 # Tells others that somebody lives who writes this; see _remove_parts.
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                write_packed(descriptor, contents, memory)
+                write_packed(descriptor, contents, memory, is_wanted)
                 os.fsync(descriptor)
                 os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
                 os.fsync(folder)
@@ -146,20 +192,20 @@ class PackCache:
         return True
 
     def entries(self) -> list[Entry]:
-        """All files, the most recently used first.
+        """All files, and what stands in the place of one, the most recently used first.
 
         Raises:
             OSError: the folder cannot be read.
         """
         try:
             with self._open_folder() as folder:
-                found = [self._entry(folder, *file) for file in _files(folder)]
+                found = [self._entry(folder, *file) for file in _files(folder, all_kinds=True)]
         except FileNotFoundError:
             return []
         return sorted(found, key=lambda entry: -entry.used_s)
 
     def clear(self) -> list[Entry]:
-        """Delete all files; those that are being written stay. Returns what was deleted.
+        """Delete all entries; files that are being written stay. Returns what was deleted.
 
         Raises:
             OSError: the folder is not ours to write.
@@ -167,7 +213,10 @@ class PackCache:
         gone = self.entries()
         with contextlib.suppress(FileNotFoundError), self._open_folder() as folder:
             for entry in gone:
-                _unlink(folder, entry.name)
+                try:
+                    _unlink(folder, entry.name)
+                except IsADirectoryError:
+                    shutil.rmtree(entry.name, dir_fd=folder)
             _remove_parts(folder)
         return gone
 
@@ -241,13 +290,14 @@ def _open_file(folder: int, name: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _files(folder: int) -> list[tuple[str, int, float]]:
-    """Name, size and time of each finished file."""
+def _files(folder: int, *, all_kinds: bool = False) -> list[tuple[str, int, float]]:
+    """Name, size and time of each finished file; of all kinds: folders and links too that are in
+    the place of one."""
     found = []
-    for name in os.listdir(folder):
+    for name in filter(_FILE_NAME.fullmatch, os.listdir(folder)):
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if name.endswith(SUFFIX) and stat.S_ISREG(status.st_mode):
+            if all_kinds or stat.S_ISREG(status.st_mode):
                 found.append((name, status.st_size, status.st_mtime))
     return found
 

@@ -23,6 +23,7 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -43,6 +44,8 @@ MAX_HEADER_BYTES = 64 * 2**20
 _START = struct.Struct("<8sIIQII")
 _DIGEST_BYTES = 32
 _PIECES_OF_A_JOB = 16
+_PIECES_OF_A_SYNC = 32
+"""Written through to the disk together: the longest that whoever breaks off has to wait."""
 
 
 class Unusable(Exception):
@@ -51,6 +54,10 @@ class Unusable(Exception):
 
 class Outdated(Unusable):
     """A sound file of another version, or of what is no more."""
+
+
+class BrokenOff(Exception):
+    """A file that somebody wanted written, and then no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +87,16 @@ class Header:
     checksums: tuple[int, ...]
 
 
-def write_packed(descriptor: int, contents: Contents, memory: U8) -> None:
+def write_packed(
+    descriptor: int, contents: Contents, memory: U8, is_wanted: Callable[[], bool]
+) -> None:
     """Fill an empty file; the header goes last, so that a file without its end has none.
 
+    Args:
+        is_wanted: asked again and again.
+
     Raises:
+        BrokenOff: it is not wanted any more.
         OSError: it cannot be written.
     """
     text = json.dumps(asdict(contents)).encode()
@@ -93,9 +106,13 @@ def write_packed(descriptor: int, contents: Contents, memory: U8) -> None:
     checksums = []
     view = memory.data
     for begin in range(0, memory.size, PIECE_BYTES):
+        if not is_wanted():
+            raise BrokenOff
         piece = view[begin : begin + PIECE_BYTES]
         checksums.append(zlib.crc32(piece))
         _write_all(descriptor, piece, data_begin + begin)
+        if len(checksums) % _PIECES_OF_A_SYNC == 0:
+            os.fdatasync(descriptor)
     start = _START.pack(MAGIC, VERSION, data_begin, memory.size, len(text), num_pieces)
     header = start + text + struct.pack(f"<{num_pieces}I", *checksums)
     header = header.ljust(data_begin - _DIGEST_BYTES, b"\0")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import itertools
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -222,7 +224,37 @@ def test_a_cache_that_cannot_be_written_is_told_once(
     with caplog.at_level(logging.WARNING):
         _, logits = run(folder, case, nowhere, "w8")
     np.testing.assert_array_equal(logits, run(folder, case, None, "w8")[1])
-    assert [record.getMessage().count("are not kept") for record in caplog.records] == [1]
+    [told] = [record.getMessage() for record in caplog.records]
+    assert "are not kept (No such file or directory), and are packed anew at each start" in told
+    assert told.endswith("set XDG_CACHE_HOME to another folder, or switch pack_cache off")
+
+
+def test_damage_that_cannot_be_mended_is_told_once(
+    tmp_path: Path,
+    cache: PackCache,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    case = case_of("llama")
+    folder = case.write(tmp_path / "model")
+    _, expected = run(folder, case, cache, "w8")
+    (path,) = cache.folder.iterdir()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(pack_cache.os, "unlink", refuse)
+    executable, logits = run(folder, case, cache, "w8")
+    np.testing.assert_array_equal(logits, expected)
+    assert not executable.weights_from_cache
+    assert path.read_bytes() == data
+    [told] = [record.getMessage() for record in caplog.records]
+    assert "is damaged" in told
+    assert "cannot be replaced, as its folder cannot be written (Permission denied)" in told
+    assert "packed in memory at each start; make" in told
 
 
 def test_writing_waits_until_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +344,7 @@ def test_weights_are_held_while_they_are_written(
 
 
 SLOW_WRITER = """
-import sys, time
+import signal, sys, time
 from octavo.backends import packed_weights
 from octavo.weights import identity, pack_cache
 
@@ -348,6 +380,60 @@ def test_a_process_that_ends_leaves_packed_weights_for_the_next(end: str, tmp_pa
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(PackCache(tmp_path / "octavo" / "packed").entries()) == 1
+
+
+INTERRUPTED = """
+from octavo.weights import packed_file
+inner, packed_file.PIECE_BYTES = packed_file._write_all, 4096
+
+def slow(*arguments):
+    print("writing", flush=True)
+    time.sleep(0.2)
+    inner(*arguments)
+
+packed_file._write_all = slow
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
+
+def test_ctrl_c_breaks_off_what_is_being_written(tmp_path: Path) -> None:
+    """After the answer, while the process only waits for the disk."""
+    folder = write_small_model(tmp_path / "model")
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", SLOW_WRITER + INTERRUPTED + A_COMMAND, str(folder)]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert any(line.endswith(b"writing\n") for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=100)
+    assert (process.returncode, said) == (130, b"")
+    assert list((tmp_path / "octavo" / "packed").iterdir()) == []
+
+
+def test_whoever_waits_for_the_disk_is_told(
+    tmp_path: Path, cache: PackCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a command waits for no quiet, says what it waits for, and is kept."""
+    monkeypatch.setattr(packed_weights, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(packed_weights, "LONGEST_WAIT_S", 600.0)
+    told = threading.Event()
+    write_packed = pack_cache.write_packed
+
+    def slow(*arguments: Any) -> None:
+        assert told.wait(10)
+        write_packed(*arguments)
+
+    monkeypatch.setattr(pack_cache, "write_packed", slow)
+    backend = NativeBackend(1, weights="w8", pack_cache=cache)
+    tiny = TinyRun(write_tiny_model(tmp_path / "model"), backend=backend)
+    assert len(writers()) == 1
+    packed_weights.finish_writing(told.set)
+    assert told.is_set()
+    assert len(cache.entries()) == 1
+    packed_weights.finish_writing(pytest.fail)  # nothing is left to wait for
+    tiny.executable.close()
 
 
 def test_dummy_weights_are_never_kept(tmp_path: Path, cache: PackCache) -> None:

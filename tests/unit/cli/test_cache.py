@@ -55,6 +55,18 @@ def test_lists_and_deletes(octavo: CommandLine, kept: PackCache, tmp_path: Path)
     assert list(kept.folder.iterdir()) == []
 
 
+def test_a_folder_in_the_place_of_a_file_is_listed_and_deleted(
+    octavo: CommandLine, kept: PackCache, tmp_path: Path
+) -> None:
+    home = str(tmp_path / "caches")
+    path = kept.folder / kept.entries()[0].name
+    path.unlink()
+    (path / "inner").mkdir(parents=True)
+    assert f"{path.name}  of no use" in octavo("cache", "ls", XDG_CACHE_HOME=home).out
+    assert octavo("cache", "clear", XDG_CACHE_HOME=home).err.startswith("deleted 2 files")
+    assert list(kept.folder.iterdir()) == []
+
+
 def test_a_folder_that_others_may_enter_is_refused(
     octavo: CommandLine, kept: PackCache, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import os
 import signal
@@ -15,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from octavo.weights import pack_cache, packed_file
-from octavo.weights.pack_cache import PackCache
-from octavo.weights.packed_file import Contents
+from octavo.weights.pack_cache import NotReplaceable, PackCache
+from octavo.weights.packed_file import BrokenOff, Contents
 
 NUM_BYTES = 64 * 1000
 CONTENTS = Contents("/models/one", "ab" * 16, "w8", "packer 1", ("w8 + 2x32000 a b",), "cd" * 16)
@@ -174,6 +175,61 @@ def test_damage_is_told(cache: PackCache, caplog: pytest.LogCaptureFixture) -> N
     assert "has a damaged piece at byte 4096: it is deleted, and made anew" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("wanted", "kind"),
+    [
+        (CONTENTS, r"is damaged \(has a damaged piece at byte 4096\)"),
+        (
+            dataclasses.replace(CONTENTS, packer="packer 2"),
+            r"is outdated \(is by packer 1, not packer 2\)",
+        ),
+    ],
+)
+def test_what_is_of_no_use_in_a_folder_that_cannot_be_written(
+    cache: PackCache, monkeypatch: pytest.MonkeyPatch, wanted: Contents, kind: str
+) -> None:
+    cache.store(CONTENTS, weights())
+    path = only_file(cache)
+    path.write_bytes(flipped(path.read_bytes(), 5000, 1))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as context:  # root may write to every folder
+        context.setattr(os, "unlink", refuse)
+        with pytest.raises(NotReplaceable, match=kind) as told:
+            load(cache, wanted)
+    assert "its folder cannot be written (Read-only file system)" in str(told.value)
+    assert f"make {cache.folder} writable for this user" in str(told.value)
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "make room on the disk, set XDG_CACHE_HOME"),
+        (errno.EACCES, "writable for this user, set XDG_CACHE_HOME"),
+        (errno.EIO, "set XDG_CACHE_HOME"),
+    ],
+)
+def test_what_helps_whoever_cannot_write(cache: PackCache, number: int, advice: str) -> None:
+    assert advice in cache.advice(OSError(number, "told"))
+
+
+def test_writing_can_be_broken_off(cache: PackCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_file, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(packed_file, "_PIECES_OF_A_SYNC", 2)
+    assert cache.store(CONTENTS, weights(), lambda: True)
+    answers = iter([True, True, True])
+    with pytest.raises(BrokenOff):
+        cache.store(contents("other"), weights(), lambda: next(answers, False))
+    assert next(answers, None) is None  # it was asked while it was writing
+    found = load(cache)
+    assert found is not None
+    np.testing.assert_array_equal(found, weights())
+    assert only_file(cache).suffix == ".packed"  # and nothing else
+
+
 def test_files_are_for_their_owner_only(cache: PackCache) -> None:
     before = os.umask(0)
     try:
@@ -274,6 +330,37 @@ def test_clear_deletes_everything_but_what_others_put_there(cache: PackCache) ->
     assert len(cache.clear()) == 2
     assert [path.name for path in cache.folder.iterdir()] == ["note.txt"]
     assert cache.entries() == []
+
+
+def test_a_folder_in_the_place_of_a_file(cache: PackCache) -> None:
+    cache.store(CONTENTS, weights())
+    path = only_file(cache)
+    path.unlink()
+    (path / "inner").mkdir(parents=True)
+    (path.parent / "mine.packed").mkdir()  # no name of ours
+    with pytest.raises(NotReplaceable, match=r"is a folder, not a file.*octavo cache clear"):
+        load(cache)
+    [entry] = cache.entries()
+    assert (entry.name, entry.contents) == (path.name, None)
+    cache.store(contents("other"), weights(), lambda: True)
+    assert {one.name for one in cache.clear()} >= {path.name}
+    assert [left.name for left in cache.folder.iterdir()] == ["mine.packed"]
+    assert cache.store(CONTENTS, weights())
+    assert load(cache) is not None
+
+
+def test_a_link_in_the_place_of_a_file_is_cleared_and_what_it_names_is_not(
+    cache: PackCache, tmp_path: Path
+) -> None:
+    cache.store(CONTENTS, weights())
+    path = only_file(cache)
+    path.unlink()
+    (tmp_path / "precious").mkdir()
+    path.symlink_to(tmp_path / "precious")
+    assert load(cache) is None
+    assert [entry.name for entry in cache.clear()] == [path.name]
+    assert not path.is_symlink()
+    assert (tmp_path / "precious").is_dir()
 
 
 def test_a_folder_that_cannot_be_written(caplog: pytest.LogCaptureFixture) -> None:
