@@ -12,7 +12,7 @@ from octavo._native import Kernels, ThreadPool
 from octavo._native import cpu_features as native_features
 from octavo._native import instruction_sets as native_instruction_sets
 from octavo._native import instruction_sets_only_by_name as native_only_by_name
-from octavo.core.errors import ConfigError
+from octavo.core.errors import ConfigError, did_you_mean
 
 _ROOT = Path("/")
 
@@ -56,7 +56,19 @@ def chosen_instruction_set() -> str:
     try:
         return Kernels(ThreadPool(1)).instruction_set
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise unusable_instruction_set("", error) from error
+
+
+def unusable_instruction_set(asked: str, error: ValueError) -> ConfigError:
+    """What to tell whoever named an instruction set that kernels refused with ``error``.
+
+    Args:
+        asked: empty: it was OCTAVO_CPU_ISA that named it.
+    """
+    name = asked or os.environ.get("OCTAVO_CPU_ISA", "")
+    way = "leave it out" if asked else "unset OCTAVO_CPU_ISA"
+    hints = (did_you_mean(name.lower(), instruction_sets()), f"{way} for the best of this machine")
+    return ConfigError(str(error), hint="; ".join(hint for hint in hints if hint))
 
 
 def _allowed_cpus() -> set[int]:

@@ -25,12 +25,11 @@ from octavo.backends.base import (
     WeightSource,
     closed,
 )
-from octavo.backends.cpu import available_cores
+from octavo.backends.cpu import available_cores, unusable_instruction_set
 from octavo.backends.memory import zeroed_bytes
 from octavo.backends.native_layout import Layout
 from octavo.backends.native_sampler import SampledRows
 from octavo.backends.packed_weights import PackedWeights
-from octavo.core.errors import ConfigError
 from octavo.core.kv_layout import page_bytes
 from octavo.program.fuse import Fusions, fuse
 from octavo.program.ir import Embed, Logits, Program
@@ -81,7 +80,7 @@ class NativeBackend:
         try:
             self._kernels = Kernels(self._pool, instruction_set)
         except ValueError as error:
-            raise ConfigError(str(error)) from error
+            raise unusable_instruction_set(instruction_set, error) from error
         self._fusions = fusions or Fusions()
 
     def weight_bytes(self, program: Program) -> int:

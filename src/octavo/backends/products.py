@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo._native import Products, ThreadPool
-from octavo.core.errors import ConfigError
+from octavo.backends.cpu import unusable_instruction_set
 from octavo.weights.formats import FORMATS, GROUP, SMALL_GROUP
 
 F32 = NDArray[np.float32]
@@ -61,7 +61,7 @@ def products_of(num_threads: int, instruction_set: str = "") -> Products:
     try:
         return Products(ThreadPool(num_threads), instruction_set)
     except ValueError as error:
-        raise ConfigError(str(error)) from None
+        raise unusable_instruction_set(instruction_set, error) from None
 
 
 def prepare(products: Products, weights: str, x: F32) -> Operand:

@@ -28,7 +28,7 @@ from octavo.backends.base import (
     WeightSource,
     closed,
 )
-from octavo.backends.cpu import available_cores
+from octavo.backends.cpu import available_cores, unusable_instruction_set
 from octavo.backends.heap import keep_freed_memory
 from octavo.backends.interpreter import Interpreter
 from octavo.backends.reference_attention import (
@@ -39,7 +39,6 @@ from octavo.backends.reference_attention import (
 )
 from octavo.backends.rotary import rotary_tables
 from octavo.backends.sampler import rows_between, sample, score
-from octavo.core.errors import ConfigError
 from octavo.program.ir import (
     Activate,
     Activation,
@@ -92,7 +91,7 @@ class ReferenceBackend:
         try:
             self._kernels = Kernels(pool, instruction_set)
         except ValueError as error:
-            raise ConfigError(str(error)) from error
+            raise unusable_instruction_set(instruction_set, error) from error
 
     def weight_bytes(self, program: Program) -> int:
         """Of a program's weights in memory. A tied embedding counts twice: as rows, and transposed

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -55,7 +55,12 @@ class Format(msgspec.Struct, frozen=True):
                 f"not a format: {text!r}",
                 hint="name a weight format, or a weight and a KV format as in w8/int8",
             )
-        config = EngineConfig.from_options({"weights": weights, "kv": kv or None})
+        try:
+            config = EngineConfig.from_options({"weights": weights, "kv": kv or None})
+        except ConfigError as error:
+            forms = f"{', '.join(get_args(WeightsName))} / {', '.join(get_args(KvName))}"
+            hint = error.hint or f"formats of weights / of keys and values: {forms}"
+            raise ConfigError(f"not a format: {text!r}: {error.message}", hint=hint) from None
         return cls(config.weight_format, config.kv_format)
 
     @property

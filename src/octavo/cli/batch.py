@@ -82,7 +82,8 @@ def batch(
         model, input, output = BUILTIN, Path(model), input  # noqa: A001
     for name, value in (("limit", limit), ("in_flight", in_flight)):
         if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
+            hint = f"leave --{name.replace('_', '-')} out for what is usual"
+            raise ConfigError(f"{name} must be at least 1, got {value}", hint=hint)
     config = EngineConfig.from_options(given(engine))
     [(name, source)] = named_models([model]).items()
     show_warnings()

@@ -266,7 +266,8 @@ def _engine_options(subject: _Subject, length: int, flags: dict[str, Any]) -> di
 
 def _at_least_one(name: str, value: int) -> int:
     if value < 1:
-        raise ConfigError(f"{name} must be at least 1, got {value}")
+        hint = f"leave --{name} out for what is usual"
+        raise ConfigError(f"{name} must be at least 1, got {value}", hint=hint)
     return value
 
 

@@ -60,7 +60,8 @@ def kernels(
     counts = tuple(rows or ROWS)
     for name, value in (("rows", min(counts)), ("repeat", repeat), ("num_threads", num_threads)):
         if value is not None and value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
+            hint = f"leave --{name.replace('_', '-')} out for what is usual"
+            raise ConfigError(f"{name} must be at least 1, got {value}", hint=hint)
     job = KernelsJob(
         shape=shape,
         parts=wanted,

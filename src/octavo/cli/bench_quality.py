@@ -64,7 +64,9 @@ def quality(
         json: a JSON object a row on stdout, one a line.
     """
     if limit_tokens < 0:
-        raise ConfigError(f"limit_tokens must be at least 0, got {limit_tokens}")
+        raise ConfigError(
+            f"limit_tokens must be at least 0, got {limit_tokens}", hint="0 scores all"
+        )
     options: dict[str, Any] = {} if backend is None else {"backend": backend}
     options["num_threads"] = num_threads
     wanted = _formats(formats, options)

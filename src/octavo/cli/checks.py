@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from octavo.cli.machine import Machine
 from octavo.cli.output import bytes_text
@@ -20,6 +21,7 @@ LITTLE_BYTES = 512 * 2**20
 ENOUGH_DISK_BYTES = 10 * 2**30
 LITTLE_DISK_BYTES = 2**30
 ENOUGH_FILES = 1024
+PACK_CACHE = "packed weights"
 _AVX2 = ("avx2", "fma", "f16c")
 _AVX512 = ("avx2", "fma", "avx512f", "avx512bw", "avx512dq", "avx512vl")
 _AVX512_BF16 = (*_AVX512, "avx512_vnni", "avx512_bf16")
@@ -69,9 +71,21 @@ def check_libraries(libraries: Mapping[str, str]) -> Check:
     return Check("libraries", Verdict.OK, f"all {len(libraries)} are there")
 
 
-def check_kernels(machine: Machine) -> Check:
-    """Whether the native extension uses the best that the processor has."""
+def check_kernels(machine: Machine, asked: str = "") -> Check:
+    """Whether the native extension uses the best that the processor has.
+
+    Args:
+        machine: what it has.
+        asked: what OCTAVO_CPU_ISA says.
+    """
     used = machine.instruction_set
+    if used is None:
+        return Check(
+            "kernels",
+            Verdict.PROBLEM,
+            f"OCTAVO_CPU_ISA={asked} cannot be used; usable: {', '.join(machine.instruction_sets)}",
+            "unset OCTAVO_CPU_ISA for the best of this machine",
+        )
     if used in machine.only_by_name:
         return Check(
             "kernels",
@@ -158,6 +172,27 @@ def check_disk(name: str, folder: str, free_bytes: int | None, writable: bool) -
     if free_bytes < ENOUGH_DISK_BYTES:
         return Check(name, Verdict.WARNING, finding, "larger models will not fit there")
     return Check(name, Verdict.OK, finding)
+
+
+def check_pack_cache(
+    folder: Path, num_files: int, num_bytes: int, most_bytes: int | None, num_useless: int
+) -> Check:
+    """Packed weights that are kept, in a folder that can be written."""
+    if num_files == 0:
+        return Check(PACK_CACHE, Verdict.OK, f"none yet in {folder}")
+    bound = "" if most_bytes is None else f" of at most {bytes_text(most_bytes)}"
+    plural = "" if num_files == 1 else "s"
+    finding = f"{num_files} file{plural}, {bytes_text(num_bytes)}{bound} in {folder}"
+    if num_useless:
+        finding += f"; {num_useless} of no use"
+        return Check(PACK_CACHE, Verdict.WARNING, finding, "octavo cache ls shows, clear deletes")
+    return Check(PACK_CACHE, Verdict.OK, finding)
+
+
+def check_no_pack_cache(folder: Path, reason: str, advice: str) -> Check:
+    """One that cannot be used: models start all the same, later."""
+    finding = f"{folder} {reason}: weights are packed anew at each start"
+    return Check(PACK_CACHE, Verdict.WARNING, finding, advice)
 
 
 def check_port(port: int) -> Check:

@@ -50,6 +50,13 @@ class Setting:
         """Whether one value is made of several: a tuple or a mapping."""
         return typing.get_origin(self.kind) in (tuple, dict)
 
+    @property
+    def takes(self) -> str:
+        """What a person may write, in words."""
+        if self.is_compound:
+            return _COMPOUND[self.kind][0]
+        return f"one of {', '.join(self.choices)}" if self.choices else _NAMES[self.kind]
+
     def parse(self, text: str) -> Any:
         """The value that a person wrote.
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from octavo.cli.exit_codes import ExitCode, exit_code_of
+from octavo.cli.hints import hint_of_value
 from octavo.cli.loading import SYSTEM_IS_DROPPED
 from octavo.cli.output import dim, print_error, print_json, show_warnings
 from octavo.cli.precision import precision_note
@@ -67,7 +68,7 @@ def generate(
         model, prompts = BUILTIN, (_lone_prompt(model),)
     texts = _read_prompts(prompts, files)
     if system is not None and not chat:
-        raise ConfigError("--system needs --chat")
+        raise ConfigError("--system needs --chat", hint="add --chat, or put it into the prompt")
     values = given(sampling)
     is_single = len(texts) == 1 and values.get("n", 1) == 1
     is_streamed = _decide_stream(stream, is_single, json, "logprobs" in values)
@@ -114,15 +115,17 @@ def _read_prompts(prompts: Sequence[str], files: Sequence[Path]) -> list[str]:
         ConfigError: there is none, or one cannot be read.
     """
     if prompts.count(STDIN) > 1:
-        raise ConfigError("the standard input can be read only once")
+        raise ConfigError("the standard input can be read only once", hint="give one - only")
     texts = [_read_stdin() if prompt == STDIN else prompt for prompt in prompts]
     for path in files:
         try:
             texts.append(path.read_text(encoding="utf-8"))
         except UnicodeDecodeError as error:
-            raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from error
+            message = f"{path}: not UTF-8 at byte {error.start}"
+            raise ConfigError(message, hint="a prompt is a text file in UTF-8") from error
         except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+            message = f"{path}: cannot be read: {error.strerror or error}"
+            raise ConfigError(message, hint="--file takes the path of a text file") from error
     if not texts:
         raise ConfigError(
             "no prompt is given", hint="octavo generate 'Once upon a time', --file FILE, or -"
@@ -134,16 +137,17 @@ def _read_stdin() -> str:
     try:
         return sys.stdin.buffer.read().decode().removesuffix("\n")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the input is not UTF-8 at byte {error.start}") from error
+        message = f"the input is not UTF-8 at byte {error.start}"
+        raise ConfigError(message, hint="a prompt is text in UTF-8") from error
 
 
 def _decide_stream(wanted: bool | None, is_single: bool, json: bool, scores: bool) -> bool:
     if wanted is None:
         return is_single and not json and not scores and sys.stdout.isatty()
     if wanted and json:
-        raise ConfigError("--stream and --json exclude each other")
+        raise ConfigError("--stream and --json exclude each other", hint="leave one out")
     if wanted and scores:
-        raise ConfigError("--stream and --logprobs exclude each other")
+        raise ConfigError("--stream and --logprobs exclude each other", hint="leave one out")
     if wanted and not is_single:
         raise InvalidRequest("--stream shows one answer", hint="give one prompt and leave --n out")
     return wanted
@@ -175,7 +179,8 @@ def _print_all(
         if as_json:
             print_json(_as_json(tokenizer, text, output))
         if output.error is not None:
-            print_error(f"prompt {number}: {output.error.message}", output.error.hint)
+            hint = output.error.hint or hint_of_value(output.error.message)
+            print_error(f"prompt {number}: {output.error.message}", hint)
             status = exit_code_of(output.error)
             continue
         for choice in () if as_json else output.choices:

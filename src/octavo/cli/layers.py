@@ -53,7 +53,8 @@ class SettingsFile:
                 hint=f"{CONFIG_FLAG} takes the path of a TOML file",
             ) from error
         except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError
-            raise ConfigError(f"{path}: not valid TOML: {error}") from error
+            hint = "tables such as [engine], with lines such as max_num_seqs = 8 below them"
+            raise ConfigError(f"{path}: not valid TOML: {error}", hint=hint) from error
         for name, table in tables.items():
             if not isinstance(table, dict):
                 raise ConfigError(
@@ -102,7 +103,10 @@ def take_config_flag(arguments: list[str]) -> tuple[list[str], str | None]:
         if word == CONFIG_FLAG:
             position += 1
             if position == len(arguments):
-                raise ConfigError(f"{CONFIG_FLAG} takes the path of a TOML file")
+                raise ConfigError(
+                    f"{CONFIG_FLAG} takes the path of a TOML file",
+                    hint=f"{CONFIG_FLAG} octavo.toml",
+                )
             named = arguments[position]
         elif word.startswith(f"{CONFIG_FLAG}="):
             named = word.partition("=")[2]

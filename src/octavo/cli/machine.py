@@ -17,6 +17,7 @@ from octavo.backends.cpu import (
     instruction_sets,
     instruction_sets_only_by_name,
 )
+from octavo.core.errors import ConfigError
 from octavo.execution.memory import available_bytes
 
 LIBRARIES = (
@@ -44,8 +45,8 @@ class Machine:
     """Those that our kernels can use here, slowest first."""
     only_by_name: tuple[str, ...]
     """Of these the ones that nothing chooses by itself: they have never run on a real processor."""
-    instruction_set: str
-    """The one that they use."""
+    instruction_set: str | None
+    """The one that they use; None: OCTAVO_CPU_ISA names one that they cannot use."""
     logical_cpus: int
     usable_cores: int
     """Physical cores that the affinity and the cgroup's quota leave."""
@@ -70,7 +71,7 @@ class Machine:
             features=cpu_features(),
             instruction_sets=instruction_sets(),
             only_by_name=instruction_sets_only_by_name(),
-            instruction_set=chosen_instruction_set(),
+            instruction_set=_instruction_set(),
             logical_cpus=os.cpu_count() or 1,
             usable_cores=available_cores(root),
             total_bytes=_kibibytes(_fields(root / "proc/meminfo").get("MemTotal", "0")),
@@ -79,6 +80,13 @@ class Machine:
             huge_pages=_chosen(root / "sys/kernel/mm/transparent_hugepage/enabled"),
             libraries=_versions(),
         )
+
+
+def _instruction_set() -> str | None:
+    try:
+        return chosen_instruction_set()
+    except ConfigError:
+        return None
 
 
 def _fields(path: Path) -> dict[str, str]:

@@ -57,12 +57,6 @@ COMMANDS = (
     Command("doctor", "Check this machine, and say what to do."),
     Command("completion", "Print a script that completes commands in a shell."),
 )
-EXAMPLES = {
-    "bench quality": "octavo bench quality --text stories.txt",
-    "completion": "octavo completion bash",
-    "pull": "octavo pull owner/name",
-}
-"""Of the commands that cannot do without an argument."""
 EPILOGUE = (
     "Flags may also be set by environment variables (OCTAVO_...) and by a TOML file: --config FILE,"
     " ./octavo.toml, or octavo/config.toml in the user's configuration folder."
@@ -108,7 +102,7 @@ def _status_of(words: list[str]) -> int:
             return ExitCode.BROKEN_PIPE
         raise
     except OctavoError as error:
-        print_error(error.message, error.hint)
+        print_error(error.message, error.hint or _hint_of_value(error.message))
         return exit_code_of(error)
     except BrokenPipeError:
         # Python flushes stdout once more at its end, and would complain.
@@ -122,6 +116,12 @@ def _status_of(words: list[str]) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print_error(f"{where}{error.strerror or error}")
         return ExitCode.FAILURE
+
+
+def _hint_of_value(message: str) -> str | None:
+    from octavo.cli.hints import hint_of_value
+
+    return hint_of_value(message)
 
 
 def _finish_writing() -> None:
@@ -276,6 +276,8 @@ def _in_our_words(error: CycloptsError) -> tuple[str, str | None]:
     """A sentence and a hint."""
     from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
+    from octavo.cli.hints import hint_of_words
+
     if isinstance(error, UnusedCliTokensError):
         unused = ", ".join(map(repr, error.unused_tokens or ()))
         return f"unexpected argument {unused}", "quote an argument that has spaces in it"
@@ -284,18 +286,16 @@ def _in_our_words(error: CycloptsError) -> tuple[str, str | None]:
     sentence, _, rest = str(error).replace(_DASH, "-").partition(" Did you mean ")
     sentence = sentence[0].lower() + sentence[1:].rstrip(".")
     meant = rest.partition("?")[0].strip('"')
-    if meant:
-        return sentence, f"did you mean {meant!r}?"
-    return sentence, "octavo COMMAND --help lists what there is"
+    return sentence, f"did you mean {meant!r}?" if meant else hint_of_words(error)
 
 
 def _missing(error: MissingArgumentError) -> tuple[str, str]:
     """Something that a command needs was not given at all, or a flag without its value."""
+    from octavo.cli.hints import hint_of_argument
+
     argument = error.argument
     assert argument is not None
-    command = " ".join(error.command_chain or ())
-    hint = EXAMPLES.get(command) if argument.required else None
-    hint = hint or f"octavo {command} --help lists what there is"
+    hint = hint_of_argument(" ".join(error.command_chain or ()), argument)
     if error.keyword is not None:
         return f"{error.keyword} needs a value", hint
     value = " FILE" if argument.hint is Path else ""

@@ -49,13 +49,16 @@ def plan(
         json: machine-readable output.
     """
     if users < 1:
-        raise ConfigError(f"--users must be >= 1, got {users}")
+        raise ConfigError(f"--users must be >= 1, got {users}", hint="left out, it is one")
+    if context is not None and context < 1:
+        hint = "left out, it is the model's own"
+        raise ConfigError(f"--context must be >= 1, got {context}", hint=hint)
+    room = available_bytes() if memory is None else parse_bytes(memory)
     config = EngineConfig.from_options(given(engine))
     if context is not None:
         config = replace(config, max_model_len=context)
     folder = resolve(model, weights=False)
     facts = ModelFacts.read(folder, config)
-    room = available_bytes() if memory is None else parse_bytes(memory)
     result = make_plan(facts, config, users=users, memory_bytes=room)
     if not result.fits:
         fitting = (
@@ -215,9 +218,14 @@ def parse_bytes(text: str) -> int:
     """``16GiB``, ``16 GB``, ``500MB`` or a plain number of bytes.
 
     Raises:
-        ConfigError: none of these.
+        ConfigError: none of these, or nothing.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", text.lower())
     if match is None or match[2] not in _UNITS:
-        raise ConfigError(f"not an amount of memory: {text!r}", hint="as in 16GiB or 500MB")
-    return int(float(match[1]) * _UNITS[match[2]])
+        hint = "as in 16GiB or 500MB; left out, it is what this machine has free"
+        raise ConfigError(f"not an amount of memory: {text!r}", hint=hint)
+    count = int(float(match[1]) * _UNITS[match[2]])
+    if count == 0:
+        hint = "as in 16GiB; left out, it is what this machine has free"
+        raise ConfigError(f"--memory must be above 0, got {text!r}", hint=hint)
+    return count

@@ -82,5 +82,7 @@ def test_an_unknown_instruction_set_is_told() -> None:
     job = KernelsJob(
         shape="nothing", formats=("w8",), rows=(1,), repeat=1, num_threads=1, instruction_set="mmx"
     )
-    with pytest.raises(ConfigError, match="instruction set 'mmx'"):
+    with pytest.raises(ConfigError, match="instruction set 'mmx'") as told:
         next(iter(measure_kernels(job)))
+    assert told.value.hint is not None
+    assert told.value.hint.endswith("leave it out for the best of this machine")

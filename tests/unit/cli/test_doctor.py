@@ -7,6 +7,7 @@ import json
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from octavo._native import (
@@ -18,6 +19,8 @@ from octavo._native import (
 from octavo.cli import checks, doctor
 from octavo.cli.checks import Check, Verdict
 from octavo.cli.machine import Machine
+from octavo.weights.pack_cache import PackCache
+from octavo.weights.packed_file import Contents
 from tests.command_line import CommandLine
 
 OK, WARNING, PROBLEM = Verdict.OK, Verdict.WARNING, Verdict.PROBLEM
@@ -205,7 +208,67 @@ def test_the_doctor_asks_as_much_of_a_processor_as_the_kernels_do() -> None:
     assert chosen == {"scalar", *checks.FAST_FEATURES}
 
 
+def row(octavo: CommandLine, name: str, **variables: str) -> dict[str, str]:
+    told = json.loads(octavo("doctor", "--port", 0, "--json", **variables).out)
+    [found] = [one for one in told["checks"] if one["name"] == name]
+    return dict(found)
+
+
 def test_an_instruction_set_that_is_not_there(octavo: CommandLine) -> None:
-    ended = octavo("doctor", OCTAVO_CPU_ISA="abacus")
-    assert ended.status == 2
-    assert "abacus" in ended.err
+    ended = octavo("doctor", "--port", 0, OCTAVO_CPU_ISA="abacus")
+    assert (ended.status, ended.err) == (1, "")
+    assert "OCTAVO_CPU_ISA=abacus cannot be used; usable: scalar" in ended.out
+    assert "-> unset OCTAVO_CPU_ISA" in ended.out
+    assert "settings file" in ended.out  # all other rows are there too
+    for words in (("info",), ("plan",), ("plan", "--backend", "reference")):
+        ended = octavo(*words, OCTAVO_CPU_ISA="AVX2")
+        assert ended.status == 2
+        assert "instruction set 'AVX2' (from OCTAVO_CPU_ISA) is unknown" in ended.err
+        assert "unset OCTAVO_CPU_ISA for the best of this machine" in ended.err
+
+
+@pytest.mark.skipif("avx2" not in instruction_sets(), reason="not an x86 processor")
+def test_an_instruction_set_that_is_nearly_right(octavo: CommandLine) -> None:
+    hint = "hint: did you mean 'avx2'?; unset OCTAVO_CPU_ISA for the best of this machine"
+    assert octavo("info", OCTAVO_CPU_ISA="AVX2").err.splitlines()[1] == hint
+
+
+def test_where_packed_weights_are_kept(octavo: CommandLine, tmp_path: Path) -> None:
+    home = str(tmp_path / "caches")
+    cache = PackCache(tmp_path / "caches" / "octavo" / "packed")
+    found = row(octavo, "packed weights", XDG_CACHE_HOME=home)
+    assert (found["verdict"], found["finding"]) == ("ok", f"none yet in {cache.folder}")
+    contents = Contents("/model", "s", "w8", "packer", ("all",), None)
+    cache.store(contents, np.zeros(6400, np.uint8))
+    found = row(octavo, "packed weights", XDG_CACHE_HOME=home)
+    assert (found["verdict"], found["advice"]) == ("ok", "")
+    assert found["finding"].startswith("1 file, 10.2 KiB of at most ")
+    assert found["finding"].endswith(f" in {cache.folder}")
+    (cache.folder / cache.entries()[0].name).write_bytes(b"nothing")
+    found = row(octavo, "packed weights", XDG_CACHE_HOME=home)
+    assert (found["verdict"], found["advice"][:16]) == ("warning", "octavo cache ls ")
+    found = row(octavo, "packed weights", XDG_CACHE_HOME=home, OCTAVO_PACK_CACHE="off")
+    assert (found["verdict"], found["finding"][:17]) == ("ok", "pack_cache is off")
+
+
+def test_packed_weights_that_cannot_be_kept(
+    octavo: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = str(tmp_path / "caches")
+    folder = tmp_path / "caches" / "octavo" / "packed"
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    found = row(octavo, "packed weights", XDG_CACHE_HOME=home)
+    assert (found["verdict"], found["advice"][:10]) == ("warning", "chmod 700 ")
+    folder.chmod(0o700)
+    with monkeypatch.context() as context:  # root may write everywhere
+        context.setattr(doctor.os, "access", lambda *_: False)
+        found = row(octavo, "packed weights", XDG_CACHE_HOME=home)
+    assert "cannot be written: weights are packed anew at each start" in found["finding"]
+    assert "writable" in found["advice"]
+    folder.rmdir()
+    folder.write_text("a file")
+    found = row(octavo, "packed weights", XDG_CACHE_HOME=home)
+    assert (found["verdict"], found["advice"][:16]) == ("warning", "make it a folder")
+    monkeypatch.setattr(PackCache, "of_user", lambda _: None)
+    assert "set XDG_CACHE_HOME" in row(octavo, "packed weights")["advice"]
