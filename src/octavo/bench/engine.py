@@ -88,6 +88,8 @@ class Sample(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
         """As it is printed for programs."""
         fields = msgspec.to_builtins(self)
         del fields["type"]
+        if self.profile is not None:
+            fields["profile"] = self.profile.fields()
         return dict(fields)
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from octavo.engine.engine import EngineStats
+
+PARTS = ("plan", "batch", "run", "result", "apply", "rest", "outside", "total")
+"""Figures of a step, in the order of the table."""
 
 
 class StepParts(msgspec.Struct, frozen=True):
@@ -21,7 +26,7 @@ class StepParts(msgspec.Struct, frozen=True):
     """Rows become the results of sequences."""
     apply: float
     """The scheduler takes them in."""
-    messages_and_output: float
+    rest: float
     """Everything else: requests and events as bytes, ids to text, the caller."""
     kernels: dict[str, float] = {}
     """Of ``run``, by kind of work."""
@@ -42,13 +47,18 @@ class StepParts(msgspec.Struct, frozen=True):
             kind: (seconds - before.kernels_s.get(kind, 0.0)) / steps * 1e6
             for kind, seconds in after.kernels_s.items()
         }
-        return cls(steps=steps, messages_and_output=rest, kernels=kernels, **known)
+        return cls(steps=steps, rest=rest, kernels=kernels, **known)
 
     @property
     def outside(self) -> float:
         """Everything but ``run``."""
-        return self.plan + self.batch + self.result + self.apply + self.messages_and_output
+        return self.plan + self.batch + self.result + self.apply + self.rest
 
     @property
     def total(self) -> float:
         return self.outside + self.run
+
+    def fields(self) -> dict[str, Any]:
+        """As it is printed for programs: the names are those of the table."""
+        figures = {name: getattr(self, name) for name in ("steps", *PARTS)}
+        return {**figures, "kernels": self.kernels}

@@ -131,7 +131,6 @@ def engine(
     metrics: Annotated[list[str] | None, Parameter(consume_multiple=True, negative="")] = None,
     repeat: int = 3,
     quiet_wait_s: float = 0.0,
-    profile: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
     engine: EngineFlags | None = None,
 ) -> int:
@@ -142,6 +141,10 @@ def engine(
     (prompt tokens/s), batch8, batch16 and batch32 (new tokens/s of so many sequences), rss_mb and
     startup_s.
 
+    With --profile, the engine measures its kernels; where the time of a step goes, in the last
+    sample of each metric, is printed too, and how near decoding comes to the memory's bandwidth.
+    rss_mb is left out then where decoding is measured, as probing takes 256 MiB.
+
     Args:
         shape: the name of a shape: qwen2.5-0.5b, tinyllama-1.1b, smollm2-135m, stories15m, tiny.
         model: a model folder, or owner/name on the hub; by default, without a shape, the built-in
@@ -150,9 +153,6 @@ def engine(
         repeat: samples of each metric; the table shows the median of those that other processes
             did not disturb.
         quiet_wait_s: wait so long for other processes to be quiet, before each sample.
-        profile: also print where the time of a step goes, in the last sample of each metric, and
-            how near decoding comes to the memory's bandwidth; rss_mb is left out then, as
-            probing takes 256 MiB.
         json: a JSON object a sample on stdout, one a line.
     """
     if shape is not None and model is not None:
@@ -167,7 +167,7 @@ def engine(
     samples: list[Sample] = []
     with _subject(model, shape) as subject:
         options = _engine_options(subject, length_for(wanted), given(engine))
-        options["profile"] = profile or options.get("profile", False)
+        profile = EngineConfig.from_options(options).profile
         for name in missing_metrics(wanted, options["max_model_len"]):
             _note(f"{name} is left out: the context is {options['max_model_len']} tokens")
         if "rss_mb" in wanted and probes_memory(wanted, profile=profile):
@@ -224,7 +224,7 @@ def overhead(
         job = OverheadJob(folder=str(subject.folder), rows=counts, repeat=repeat)
         results = list(run_in_worker(job, OverheadResult))
     if json:
-        print_json({str(one.rows): msgspec.to_builtins(one.parts) for one in results})
+        print_json({str(one.rows): one.parts.fields() for one in results})
     else:
         out = console()
         out.print(parts_table("rows", {str(one.rows): one.parts for one in results}))

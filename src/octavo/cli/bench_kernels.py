@@ -12,7 +12,13 @@ from octavo.bench.kernels import FORMATS, PARTS, ROWS, KernelRow, KernelsJob
 from octavo.bench.machine import QUIET_SHARE
 from octavo.bench.shapes import SHAPES
 from octavo.bench.worker import run_in_worker
-from octavo.cli.bench_tables import NOISE, kernels_table, roofs_table
+from octavo.cli.bench_tables import (
+    ABOVE_ROOF,
+    NOISE,
+    is_above_roof,
+    kernels_table,
+    roofs_table,
+)
 from octavo.cli.exit_codes import ExitCode
 from octavo.cli.output import console, print_json
 from octavo.core.errors import ConfigError, did_you_mean
@@ -88,6 +94,8 @@ def kernels(
             threads = found[0].num_threads
             title = f"{shape}, {part}, {threads} thread{'s' if threads > 1 else ''}"
             out.print(kernels_table(title, found))
+        if any(map(is_above_roof, measured)):
+            out.print(ABOVE_ROOF, soft_wrap=True)
         if any(row.others > QUIET_SHARE for row in measured):
             out.print(NOISE)
     return ExitCode.OK

@@ -13,7 +13,7 @@ from octavo.bench.engine import Sample
 from octavo.bench.kernels import KernelRow
 from octavo.bench.ladder import Step
 from octavo.bench.machine import QUIET_SHARE, quiet_ones
-from octavo.bench.parts import StepParts
+from octavo.bench.parts import PARTS, StepParts
 from octavo.bench.quality import QualityRow
 from octavo.cli.output import visible
 
@@ -101,12 +101,11 @@ def unit(metric: str) -> str:
 def parts_table(label: str, profiles: Mapping[str, StepParts]) -> Table:
     """A row for each profile."""
     table = _table("Microseconds a step", label)
-    names = ("plan", "batch", "run", "result", "apply", "messages_and_output", "outside", "total")
     table.add_column("steps", justify="right")
-    for name in names:
-        table.add_column(_PART_TITLES.get(name, name), justify="right", no_wrap=True)
+    for name in PARTS:
+        table.add_column(name, justify="right", no_wrap=True)
     for name, parts in profiles.items():
-        figures = [f"{getattr(parts, part):,.0f}" for part in names]
+        figures = [f"{getattr(parts, part):,.0f}" for part in PARTS]
         table.add_row(name, str(parts.steps), *figures)
     return table
 
@@ -135,10 +134,9 @@ def roof_lines(samples: Sequence[Sample]) -> list[str]:
     ]
 
 
-_PART_TITLES = {"messages_and_output": "rest", "outside": "not run"}
 PARTS_NOTE = (
     "plan: the scheduler; batch: arrays; run: the model; result and apply: what came of it;"
-    " rest: messages, text, the caller; not run: everything but the model."
+    " rest: messages, text, the caller; outside: everything but the model."
 )
 
 
@@ -221,6 +219,7 @@ def kernels_table(title: str, rows: Sequence[KernelRow]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         noise = "*" if row.others > QUIET_SHARE else ""
+        above = "+" if is_above_roof(row) else ""
         table.add_row(
             f"{row.format} {row.matrix}{_size(row)}",
             str(row.rows),
@@ -228,9 +227,20 @@ def kernels_table(title: str, rows: Sequence[KernelRow]) -> Table:
             f"{row.read_gb_per_s:.1f}",
             f"{row.gmac_per_s:,.0f}" if row.gmac_per_s else "",
             row.roof,
-            f"{row.share:.0%}{noise}" if row.share else noise,
+            f"{row.share:.0%}{above}{noise}" if row.share else noise,
         )
     return table
+
+
+def is_above_roof(row: KernelRow) -> bool:
+    """Whether the table shows more than all of it."""
+    return round(100 * row.share) > 100
+
+
+ABOVE_ROOF = (
+    "+ above its roof: that was probed just before, in a slower moment, or some of what the kernel"
+    " read was in a cache. Take it as 100%, give or take the scatter of the probe."
+)
 
 
 def _size(row: KernelRow) -> str:

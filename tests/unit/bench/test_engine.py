@@ -176,7 +176,7 @@ def test_the_parts_of_a_step_add_up(tmp_path: Path) -> None:
     assert parts.steps == 10
     assert parts.total == pytest.approx(wall_s / 10 * 1e6)
     assert parts.outside == pytest.approx(parts.total - parts.run)
-    for name in ("plan", "batch", "run", "result", "apply", "messages_and_output"):
+    for name in ("plan", "batch", "run", "result", "apply", "rest"):
         assert getattr(parts, name) > 0
 
 

@@ -116,6 +116,18 @@ def leaves(app: App, name: str) -> Iterator[tuple[str, App]]:
         yield name, app[name]
 
 
+def test_no_flag_means_two_things() -> None:
+    seen = 0
+    for command in COMMANDS:
+        for name, leaf in leaves(build_app(used=command.name), command.name):
+            arguments = leaf.assemble_argument_collection()
+            names = [word for argument in arguments for word in argument.names]
+            flags = [word for word in names if word.startswith("-")]
+            assert len(flags) == len(set(flags)), name
+            seen += len(flags)
+    assert seen > 200
+
+
 def test_every_command_that_needs_an_argument_has_an_example() -> None:
     needing = set()
     for command in COMMANDS:
