@@ -142,7 +142,7 @@ def _model_rows(facts: ModelFacts) -> Rows:
         ("vocabulary", f"{spec.vocab_size} tokens"),
         ("parameters", count_text(facts.parameters)),
         ("stored", stored or "no weights here"),
-        ("in memory", f"{bytes_text(facts.weight_bytes)} ({facts.weight_format})"),
+        ("in memory", facts.weights_text),
         ("KV", f"{bytes_text(facts.kv_bytes_a_token)} a token ({facts.kv_format})"),
         ("KV groups", "; ".join(_group_text(group) for group in facts.kv_groups)),
         ("end tokens", ends or "none"),
@@ -173,6 +173,7 @@ def _model_json(facts: ModelFacts) -> dict[str, Any]:
         "stored_bytes": facts.stored_bytes,
         "weight_format": facts.weight_format,
         "weight_bytes": facts.weight_bytes,
+        "repeated_bytes": facts.repeated_bytes,
         "kv_format": facts.kv_format,
         "kv_bytes_a_token": facts.kv_bytes_a_token,
         "kv_groups": [

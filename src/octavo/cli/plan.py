@@ -74,7 +74,7 @@ def plan(
     if json:
         print_json(asdict(result))
     else:
-        _print(result)
+        _print(result, facts.weights_text)
     return ExitCode.OK if result.fits else ExitCode.FAILURE
 
 
@@ -88,6 +88,8 @@ class Plan:
     usable_bytes: int
     weight_format: str
     weight_bytes: int
+    repeated_bytes: int
+    """Of these: what a tied table takes a second time."""
     workspace_bytes: int
     """An estimate."""
     kv_format: str
@@ -136,6 +138,7 @@ def make_plan(facts: ModelFacts, config: EngineConfig, *, users: int, memory_byt
         usable_bytes=usable,
         weight_format=facts.weight_format,
         weight_bytes=facts.weight_bytes,
+        repeated_bytes=facts.repeated_bytes,
         workspace_bytes=fixed + users * each,
         kv_format=facts.kv_format,
         kv_bytes_a_token=facts.kv_bytes_a_token,
@@ -192,14 +195,14 @@ def _with_advice(plan: Plan, config: EngineConfig) -> Plan:
     return replace(plan, advice=tuple(advice))
 
 
-def _print(plan: Plan) -> None:
+def _print(plan: Plan, weights: str) -> None:
     rows = [
         (
             "memory",
             f"{bytes_text(plan.memory_bytes)} available, {USABLE:.0%} of it is used:"
             f" {bytes_text(plan.usable_bytes)}",
         ),
-        ("weights", f"{bytes_text(plan.weight_bytes)} ({plan.weight_format})"),
+        ("weights", weights),
         (
             "KV",
             f"{bytes_text(plan.kv_bytes)} for {plan.users} x {plan.context} tokens"

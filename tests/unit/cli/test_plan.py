@@ -11,8 +11,10 @@ from octavo.cli.model_facts import ModelFacts
 from octavo.cli.plan import make_plan, parse_bytes
 from octavo.core.config import EngineConfig
 from octavo.core.errors import ConfigError
+from octavo.engine.load import load_engine
 from octavo.execution.memory import USABLE, num_pages_that_fit
 from tests.command_line import CommandLine
+from tests.small_model import write_small_model
 from tests.tiny import write_tiny_model
 
 CONFIG = EngineConfig()
@@ -154,3 +156,24 @@ def test_amounts_of_memory(text: str, count: int) -> None:
 def test_wrong_amounts_of_memory(text: str) -> None:
     with pytest.raises(ConfigError, match="not an amount"):
         parse_bytes(text)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_a_tied_table_in_float32_is_there_twice_and_that_is_told(
+    octavo: CommandLine, backend: str
+) -> None:
+    config = EngineConfig.from_options({"backend": backend, "weights": "f32", "num_pages": 40})
+    in_memory, repeated = {}, {}
+    for is_tied in (True, False):
+        folder = write_small_model(octavo.folder / f"{is_tied}", tie_word_embeddings=is_tied)
+        words = ("plan", folder, "--backend", backend, "--weights", "f32", "--memory", "1GiB")
+        told = json.loads(octavo(*words, "--json").out)
+        loaded = load_engine(folder, config)
+        in_memory[is_tied] = loaded.executable.weight_bytes
+        repeated[is_tied] = told["repeated_bytes"]
+        padding = 32 * 4 * loaded.spec.hidden_size  # of panels
+        assert 0 <= told["weight_bytes"] - in_memory[is_tied] < padding
+        assert ("the tied table a second time" in octavo(*words).out) == is_tied
+        assert "second time" not in octavo("plan", folder, "--memory", "1GiB").out
+    assert in_memory[True] == in_memory[False]  # as much as a head of its own
+    assert repeated == {True: 4 * 257 * loaded.spec.hidden_size, False: 0}
