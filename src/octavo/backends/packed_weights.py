@@ -23,7 +23,7 @@ from octavo.core.errors import ModelError
 from octavo.program.fuse import Fused, Product
 from octavo.program.ir import Embed, EmbedBy, Weight
 from octavo.weights.formats import FORMATS, PANEL_COLUMNS
-from octavo.weights.pack_cache import NotReplaceable, PackCache
+from octavo.weights.pack_cache import Blocked, PackCache
 from octavo.weights.packed_file import BrokenOff, Contents
 
 PACKER = "octavo panels 1"
@@ -94,7 +94,7 @@ class PackedWeights:
         if cache is not None and self._wanted is not None:
             try:
                 found = cache.load(self._wanted, self._memory, num_threads)
-            except NotReplaceable as error:
+            except Blocked as error:
                 logger.warning("%s", error)
                 self._cache = None  # whoever was told that is not told again that it was so
         self.from_cache = found is not None

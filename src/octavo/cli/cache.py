@@ -6,14 +6,14 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from octavo.cli.exit_codes import ExitCode
 from octavo.cli.output import bytes_text, print_json, print_table
-from octavo.core.errors import ConfigError
+from octavo.core.errors import ConfigError, OctavoError
 from octavo.weights.pack_cache import Entry, PackCache
 
 cache = App(name="cache")
@@ -27,10 +27,11 @@ def ls(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
         json: machine-readable output.
     """
     kept = _of_user()
-    entries = kept.entries()
     most_bytes = None
-    with contextlib.suppress(FileNotFoundError):  # nothing was ever kept
-        most_bytes = kept.most_bytes()
+    with _hinting(kept):
+        entries = kept.entries()
+        with contextlib.suppress(FileNotFoundError):  # nothing was ever kept
+            most_bytes = kept.most_bytes()
     if json:
         files = [_facts(entry) for entry in entries]
         print_json({"folder": str(kept.folder), "most_bytes": most_bytes, "files": files})
@@ -53,7 +54,8 @@ def clear(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
         json: machine-readable output.
     """
     kept = _of_user()
-    gone = kept.clear()
+    with _hinting(kept):
+        gone = kept.clear()
     if json:
         print_json({"folder": str(kept.folder), "deleted": [_facts(entry) for entry in gone]})
     else:
@@ -68,6 +70,16 @@ def _of_user() -> PackCache:
             "there is no folder for caches", hint="set XDG_CACHE_HOME or HOME to a folder"
         )
     return kept
+
+
+@contextlib.contextmanager
+def _hinting(kept: PackCache) -> Iterator[None]:
+    """What the system refuses is told with what helps."""
+    try:
+        yield
+    except OSError as error:
+        message = f"{kept.folder}: {error.strerror}" if error.strerror else str(error)
+        raise OctavoError(message, hint=kept.advice(error)) from error
 
 
 def _facts(entry: Entry) -> dict[str, Any]:

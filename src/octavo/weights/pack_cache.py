@@ -48,8 +48,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 logger = logging.getLogger(__name__)
 
 
-class NotReplaceable(Exception):
-    """Something of no use stands where packed weights belong, and it has to stay there."""
+class Blocked(Exception):
+    """No packed weights can be read, nor any be kept in their place; says what helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,44 +100,69 @@ class PackCache:
         is deleted.
 
         Raises:
-            NotReplaceable: what was found is of no use, and there is no room for another one.
+            Blocked: what was found is of no use and has to stay, or the folder is not ours.
         """
         name = _file_name(wanted)
         path = self.folder / name
-        try:
-            with self._open_folder() as folder, _open_file(folder, name) as descriptor:
-                try:
-                    header = read_header(descriptor)
-                    _check_same(header.contents, wanted)
-                    if header.num_bytes != memory.size:
-                        raise Unusable("has another size")
-                    read_packed(descriptor, header, memory, num_threads)
-                except Unusable as error:
-                    self._delete_useless(folder, name, error)
-                    return None
-                with contextlib.suppress(OSError):
-                    os.utime(descriptor)  # the least recently used go first
-                return header.contents
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if path.is_dir() and not path.is_symlink():
-                raise NotReplaceable(
-                    f"{path} is a folder, not a file, so that the weights are packed in memory at"
-                    " each start: octavo cache clear deletes it"
+        with contextlib.ExitStack() as opened:
+            try:
+                folder = opened.enter_context(self._open_folder())
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                reason = f"{self.folder} cannot be used ({error.strerror})"
+                raise Blocked(
+                    f"{reason if error.strerror else error}: the weights are packed in memory at"
+                    f" each start; {self.advice(error)}"
                 ) from error
-            reason = error.strerror or error
-            logger.warning("%s cannot be read (%s): the weights are packed anew", path, reason)
+            try:
+                descriptor = opened.enter_context(_open_file(folder, name))
+                return self._read(folder, name, descriptor, wanted, memory, num_threads)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if path.is_dir() and not path.is_symlink():
+                    raise Blocked(
+                        f"{path} is a folder, not a file, so that the weights are packed in memory"
+                        " at each start: octavo cache clear deletes it"
+                    ) from error
+                reason = error.strerror or str(error)
+                logger.warning("%s cannot be read (%s): the weights are packed anew", path, reason)
+                return None
+
+    def _read(
+        self,
+        folder: int,
+        name: str,
+        descriptor: int,
+        wanted: Contents,
+        memory: U8,
+        num_threads: int,
+    ) -> Contents | None:
+        """An open file of the cache; None: it is of no use, and deleted."""
+        try:
+            header = read_header(descriptor)
+            _check_same(header.contents, wanted)
+            if header.num_bytes != memory.size:
+                raise Unusable("has another size")
+            read_packed(descriptor, header, memory, num_threads)
+        except Unusable as error:
+            self._delete_useless(folder, name, error)
             return None
+        with contextlib.suppress(OSError):
+            os.utime(descriptor)  # the least recently used go first
+        return header.contents
 
     def _delete_useless(self, folder: int, name: str, error: Unusable) -> None:
         path = self.folder / name
         try:
             # Gone from here on for everybody; whoever is reading it finds out too.
             os.unlink(name, dir_fd=folder)
+        except FileNotFoundError:
+            return  # somebody else was faster
         except OSError as refusal:
             kind = "is outdated" if isinstance(error, Outdated) else "is damaged"
-            raise NotReplaceable(
+            raise Blocked(
                 f"{path} {kind} ({error}), and cannot be replaced, as its folder cannot be written"
                 f" ({refusal.strerror}): the weights are packed in memory at each start;"
                 f" {self.advice(refusal)}"
@@ -152,7 +177,7 @@ class PackCache:
             return f"make room on the disk, {elsewhere}"
         if error.errno in _NOT_OURS:
             return f"make {self.folder} writable for this user, {elsewhere}"
-        return elsewhere
+        return f"mend that, {elsewhere}"
 
     def store(
         self, contents: Contents, memory: U8, is_wanted: Callable[[], bool] = lambda: True

@@ -74,4 +74,16 @@ def test_a_folder_that_others_may_enter_is_refused(
     ended = octavo("cache", "clear", XDG_CACHE_HOME=str(tmp_path / "caches"))
     assert ended.status == 1
     assert "must be this user's and nobody else's (chmod 700)" in ended.err
+    assert "hint: mend that, set XDG_CACHE_HOME" in ended.err
     assert len(list(kept.folder.iterdir())) == 2
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(octavo: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "octavo").mkdir()
+    (tmp_path / "octavo" / "packed").write_text("mine")
+    for command in ("ls", "clear"):
+        ended = octavo("cache", command, XDG_CACHE_HOME=str(tmp_path))
+        assert ended.status == 1
+        error, hint = ended.err.splitlines()
+        assert error == f"error: {tmp_path}/octavo/packed: Not a directory"
+        assert hint.startswith("hint: mend that, set XDG_CACHE_HOME")

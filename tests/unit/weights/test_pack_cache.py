@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from octavo.weights import pack_cache, packed_file
-from octavo.weights.pack_cache import NotReplaceable, PackCache
+from octavo.weights.pack_cache import Blocked, PackCache
 from octavo.weights.packed_file import BrokenOff, Contents
 
 NUM_BYTES = 64 * 1000
@@ -197,7 +197,7 @@ def test_what_is_of_no_use_in_a_folder_that_cannot_be_written(
 
     with monkeypatch.context() as context:  # root may write to every folder
         context.setattr(os, "unlink", refuse)
-        with pytest.raises(NotReplaceable, match=kind) as told:
+        with pytest.raises(Blocked, match=kind) as told:
             load(cache, wanted)
     assert "its folder cannot be written (Read-only file system)" in str(told.value)
     assert f"make {cache.folder} writable for this user" in str(told.value)
@@ -240,13 +240,13 @@ def test_files_are_for_their_owner_only(cache: PackCache) -> None:
     assert only_file(cache).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_folder_that_others_may_enter_is_not_used(
-    cache: PackCache, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_folder_that_others_may_enter_is_not_used(cache: PackCache) -> None:
     cache.store(CONTENTS, weights())
     cache.folder.chmod(0o750)
-    assert load(cache) is None
-    assert "chmod 700" in caplog.text
+    with pytest.raises(
+        Blocked, match=r"chmod 700\): the weights are packed in memory at each start"
+    ):
+        load(cache)
     with pytest.raises(PermissionError):
         cache.store(CONTENTS, weights())
     cache.folder.chmod(0o700)
@@ -332,13 +332,38 @@ def test_clear_deletes_everything_but_what_others_put_there(cache: PackCache) ->
     assert cache.entries() == []
 
 
+def test_a_file_in_the_place_of_the_folder(cache: PackCache) -> None:
+    cache.folder.parent.mkdir()
+    cache.folder.write_text("mine")
+    with pytest.raises(Blocked, match=r"cannot be used \(Not a directory\).*set XDG_CACHE_HOME"):
+        load(cache)
+    with pytest.raises(FileExistsError):
+        cache.store(CONTENTS, weights())
+    assert cache.folder.read_text() == "mine"
+
+
+def test_a_damaged_file_that_somebody_else_deletes_is_a_miss(
+    cache: PackCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.store(CONTENTS, weights())
+    only_file(cache).write_bytes(b"nothing")
+    unlink = os.unlink
+
+    def second(name: str, *, dir_fd: int) -> None:
+        unlink(name, dir_fd=dir_fd)
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", second)
+    assert load(cache) is None
+
+
 def test_a_folder_in_the_place_of_a_file(cache: PackCache) -> None:
     cache.store(CONTENTS, weights())
     path = only_file(cache)
     path.unlink()
     (path / "inner").mkdir(parents=True)
     (path.parent / "mine.packed").mkdir()  # no name of ours
-    with pytest.raises(NotReplaceable, match=r"is a folder, not a file.*octavo cache clear"):
+    with pytest.raises(Blocked, match=r"is a folder, not a file.*octavo cache clear"):
         load(cache)
     [entry] = cache.entries()
     assert (entry.name, entry.contents) == (path.name, None)
