@@ -34,6 +34,9 @@ class Priority(enum.IntEnum):
     BATCH = 2
 
 
+_MOST_URGENT, _LEAST_URGENT = min(Priority), max(Priority)
+
+
 class _Keywords(msgspec.StructMeta):
     """Makes a struct's constructor say which keyword is unknown, and which one was meant."""
 
@@ -211,7 +214,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
             "tenant": checks.text("tenant", tenant, 0, MAX_NAME_CHARACTERS),
             "adapter": checks.text("adapter", self.adapter, 1, MAX_NAME_CHARACTERS),
             "priority": Priority(
-                checks.integer("priority", self.priority, min(Priority), max(Priority))
+                checks.integer("priority", self.priority, _MOST_URGENT, _LEAST_URGENT)
             ),
         }
         if deadline_s is not None:
