@@ -6,9 +6,11 @@ putting choices together, belongs to ``outputs``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
-from octavo.core.events import Finished, FinishReason, Timings, Usage
+from octavo.core.events import Finished, FinishReason, Timings, Token, Usage
 from octavo.core.request import ChoiceSoFar, SamplingParams
 from octavo.core.step import TokenLogprobs
 from octavo.text.detokenizer import Detokenizer
@@ -139,6 +141,28 @@ class ChoiceText:
         if num_tokens >= self._params.max_tokens:
             return self._end(text, FinishReason.LENGTH, None)
         return self._delta(text)
+
+    def take_all(self, tokens: Sequence[Token]) -> None:
+        """``take`` one token after the other, up to the end of the choice, and tell nothing.
+
+        All but the last are read at once, unless stop strings are looked for: in an answer of one
+        engine only the last one can end it.
+        """
+        token_ids = [token.token_id for token in tokens[:-1]]
+        num_tokens = len(self.token_ids) + len(token_ids)
+        ends = num_tokens >= self._params.max_tokens or not self._stop_ids.isdisjoint(token_ids)
+        if self._finder is None and not ends:
+            self.token_ids += token_ids
+            if self._logprobs is not None:
+                for token in tokens[:-1]:
+                    assert token.logprobs is not None, "the request wants logprobs"
+                    self._logprobs.append(token.logprobs)
+            if self._detokenizer is not None:
+                self._parts.extend(map(self._detokenizer.feed, token_ids))
+            tokens = tokens[-1:]
+        for token in tokens:
+            if not self.is_over:
+                self.take(token.token_id, token.logprobs)
 
     def settle(self, event: Finished) -> ChoiceDelta | None:
         """The engine's last word. Ends the choice if it has not ended here already."""

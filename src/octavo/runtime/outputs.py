@@ -7,7 +7,7 @@ on. No engine is called here; ``take_aborts`` tells the client what to abort.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -117,6 +117,26 @@ class OutputAssembler:
         else:
             self.fail(event.error)
         return None
+
+    def apply_tokens(self, tokens: Sequence[Token]) -> None:
+        """As ``apply``, one after the other, for whoever does not want to know what each of them
+        makes known: many at once are read for much less."""
+        if self.error is not None:
+            return
+        for choice in self._choices:
+            if choice.is_over:
+                continue
+            own: list[Token] = []
+            num_known = len(choice.token_ids)
+            for token in tokens:
+                if token.choice == choice.index and token.index >= num_known:
+                    assert token.index == num_known, "tokens of a choice come in order"
+                    own.append(token)
+                    num_known += 1
+            if own:
+                choice.take_all(own)
+                if choice.met_stop_string:
+                    self._aborts.append(choice.index)
 
     @property
     def finished(self) -> bool:

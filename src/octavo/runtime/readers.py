@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from octavo.core.errors import OctavoError
 from octavo.core.events import Event, Token
 from octavo.runtime.outputs import ChoiceDelta, OutputAssembler, RequestOutput
 from octavo.runtime.routes import Routes
+
+MOST_UNREAD = 64
+"""Tokens of a request that a collector keeps as they came."""
 
 
 @dataclass(slots=True)
@@ -21,25 +24,42 @@ class Work:
 
 
 class Collector:
-    """Waits for the whole answer of one request."""
+    """Waits for the whole answer of one request.
 
-    __slots__ = ("_work", "assembler")
+    Nobody sees it before it is whole, so that its tokens are read many at once: read step by step,
+    each would find the code that reads it put out of the processor's caches by the model's weights.
+    Only stop strings are looked for in every token as it comes: they end the work, too.
+    """
+
+    __slots__ = ("_most_unread", "_unread", "_work", "assembler")
 
     def __init__(self, assembler: OutputAssembler, work: Work) -> None:
         self.assembler = assembler
         self._work = work
+        self._unread: list[Token] = []
+        self._most_unread = 1 if assembler.request.params.stop else MOST_UNREAD
 
-    def take(self, event: Event) -> list[int]:
-        self.assembler.apply(event)
+    def take(self, event: Event) -> Iterable[int]:
         if isinstance(event, Token):  # ends nothing: the engine has not accounted for it
             self._work.num_tokens += 1
+            self._unread.append(event)
+            if len(self._unread) < self._most_unread:
+                return ()
+            self._read()
         else:
+            self._read()
+            self.assembler.apply(event)
             self._work.num_finished += self.assembler.finished
         return self.assembler.take_aborts()
 
     def fail(self, request_id: str, error: OctavoError) -> None:
+        self._read()
         self._work.num_finished += not self.assembler.finished
         self.assembler.fail(error)
+
+    def _read(self) -> None:
+        unread, self._unread = self._unread, []  # first: what cannot be read is not tried again
+        self.assembler.apply_tokens(unread)
 
 
 class StreamReader:
