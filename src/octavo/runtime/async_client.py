@@ -221,7 +221,7 @@ class AsyncClient:
         """The engine's counters, between two of its steps. Raises EngineDead."""
         if self.death is not None:
             raise self.death
-        self._routes.dispatch(())  # what was abandoned does not count
+        self._routes.close_abandoned()  # does not count
         number = next(self._numbers)
         reply: asyncio.Future[EngineStats] = asyncio.get_running_loop().create_future()
         self._replies[number] = reply

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from octavo.core.events import Event
@@ -62,7 +63,7 @@ class InProcessClient:
     def __init__(self, engine: Engine, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self.interrupts = Interrupts()
         """Held back in every call; by whoever makes many, over all of them."""
-        self._port = EnginePort(engine)
+        self._port = EnginePort(engine, self._hear)
         self._sleep = sleep
         self._events: list[Event] = []
         self._replies: dict[int, EngineStats] = {}
@@ -82,16 +83,16 @@ class InProcessClient:
             return self._take()
 
     def events(self) -> list[Event]:
+        interrupts = self.interrupts
+        are_held = interrupts.are_held  # by the caller, so that nothing is raised in here
         while True:
-            with self.interrupts.held(), self._turn:
-                events = self._take()
-                if events or not self._port.has_work:
-                    return events
+            with self._turn if are_held else self._alone():
+                if self._events or not self._port.has_work:
+                    return self._take()
                 wait_s = self._port.step()
-                if not self.interrupts.have_come:  # what it raises would lose what was taken
-                    events = self._take()
-            if events:
-                return events
+                # What is raised at the end of the block would lose them.
+                if self._events and (are_held or not interrupts.have_come):
+                    return self._take()
             if wait_s:
                 with self.interrupts.let_through():
                     self._sleep(wait_s)
@@ -100,7 +101,6 @@ class InProcessClient:
         number = next(self._numbers)
         with self.interrupts.held(), self._turn:
             self._port.receive(encode(AskStats(number)))
-            self._read()
             return self._replies.pop(number)
 
     def close(self) -> None:
@@ -112,14 +112,18 @@ class InProcessClient:
 
     def _take(self) -> list[Event]:
         """What is known and was not told yet."""
-        self._read()
         events, self._events = self._events, []
         return events
 
-    def _read(self) -> None:
-        for data in self._port.take():
-            message = decode_engine_message(data)
-            if isinstance(message, Events):
-                self._events.extend(message.events)
-            else:
-                self._replies[message.number] = message.stats
+    def _hear(self, data: bytes) -> None:
+        message = decode_engine_message(data)
+        if isinstance(message, Events):
+            self._events.extend(message.events)
+        else:
+            self._replies[message.number] = message.stats
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Interrupts are held, and it is our turn."""
+        with self.interrupts.held(), self._turn:
+            yield

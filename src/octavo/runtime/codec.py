@@ -6,6 +6,8 @@ nothing can be passed in process that could not be passed between processes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from octavo.core.events import Event
@@ -51,20 +53,14 @@ class StatsReply(msgspec.Struct, frozen=True, tag=True):
 EngineMessage = Events | StatsReply
 
 
-_encoder = msgspec.msgpack.Encoder()
-_client_decoder: msgspec.msgpack.Decoder[ClientMessage] = msgspec.msgpack.Decoder(ClientMessage)
-_engine_decoder: msgspec.msgpack.Decoder[EngineMessage] = msgspec.msgpack.Decoder(EngineMessage)
+encode: Callable[[ClientMessage | EngineMessage], bytes] = msgspec.msgpack.Encoder().encode
 
+decode_client_message: Callable[[bytes], ClientMessage] = msgspec.msgpack.Decoder(
+    ClientMessage
+).decode
+"""Raises msgspec.DecodeError on other bytes, InvalidRequest on bad values."""
 
-def encode(message: ClientMessage | EngineMessage) -> bytes:
-    return _encoder.encode(message)
-
-
-def decode_client_message(data: bytes) -> ClientMessage:
-    """Raises msgspec.DecodeError on other bytes, InvalidRequest on bad values."""
-    return _client_decoder.decode(data)
-
-
-def decode_engine_message(data: bytes) -> EngineMessage:
-    """Raises msgspec.DecodeError on bytes that are no such message."""
-    return _engine_decoder.decode(data)
+decode_engine_message: Callable[[bytes], EngineMessage] = msgspec.msgpack.Decoder(
+    EngineMessage
+).decode
+"""Raises msgspec.DecodeError on bytes that are no such message."""

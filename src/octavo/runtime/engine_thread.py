@@ -35,8 +35,7 @@ class EngineThread:
         deliver: Callable[[bytes], None],
         died: Callable[[EngineDead], None],
     ) -> None:
-        self._port = EnginePort(engine)
-        self._deliver = deliver
+        self._port = EnginePort(engine, deliver)
         self._died = died
         self._inbox: queue.SimpleQueue[bytes | _Signal] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="octavo-engine", daemon=True)
@@ -60,8 +59,6 @@ class EngineThread:
             wait_s: float | None = None
             while self._receive(wait_s):
                 wait_s = self._port.step() if self._port.has_work else None
-                for message in self._port.take():
-                    self._deliver(message)
         except EngineDead as error:
             self._died(error)
         except Exception as error:  # a bug between engine and client is as deadly

@@ -43,7 +43,7 @@ class Interrupts:
 
     def deliver(self) -> None:
         """Deal with what came so far. Raises what the handler raises: KeyboardInterrupt."""
-        if self.have_come and _is_main_thread():
+        if self._came and self.have_come and _is_main_thread():
             with self.let_through():
                 pass
 

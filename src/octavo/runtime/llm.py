@@ -238,7 +238,7 @@ class LLM:
     def stats(self) -> EngineStats:
         """Counters of the engine: steps, hits, preemptions, seconds by part."""
         with self._client.interrupts.held(), self._turn:
-            self._routes.dispatch(())  # what was abandoned does not count
+            self._routes.close_abandoned()  # does not count
             return self._client.stats()
 
     def close(self) -> None:
@@ -352,11 +352,11 @@ class LLM:
     def _pump(self) -> None:
         """Let the engine work until something is known, and hand it to whoever waits for it."""
         with self._client.interrupts.held(), self._turn:  # half a message is worth nothing
+            self._routes.close_abandoned()  # need not be computed
             self._step()
 
     def _step(self) -> None:
         """As ``_pump``, many times over: within a block that holds interrupts, which come now."""
-        self._routes.dispatch(())  # what was abandoned need not be computed
         events = self._client.events()
         assert events or not self._routes, "requests are open, and the engine has nothing to do"
         self._routes.dispatch(events)

@@ -1,13 +1,13 @@
 """The engine's end of a connection: client messages in, engine messages out, all as bytes.
 
 Whoever runs the engine (the caller's own thread, a thread, later a process) owns one port, gives
-it what arrives, lets it step while there is work, and carries away what it has to say.
+it what arrives, lets it step while there is work, and is told what it has to say.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -33,11 +33,15 @@ _SUBMITTED_ID = msgspec.msgpack.Decoder(_SubmittedId)
 
 
 class EnginePort:
-    """An engine that speaks in messages. Used by one thread."""
+    """An engine that speaks in messages. Used by one thread.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        say: takes the engine's messages, in order.
+    """
+
+    def __init__(self, engine: Engine, say: Callable[[bytes], None]) -> None:
         self._engine = engine
-        self._outbox: deque[bytes] = deque()
+        self._say = say
 
     def receive(self, data: bytes) -> None:
         """A client's message. A request that is refused becomes a Failed event; what is no
@@ -50,7 +54,7 @@ class EnginePort:
         if isinstance(message, Abort):
             self._tell(self._engine.abort(message.request_id, message.choice))
         elif isinstance(message, AskStats):
-            self._outbox.append(encode(StatsReply(message.number, self._engine.stats())))
+            self._say(encode(StatsReply(message.number, self._engine.stats())))
         else:
             try:
                 self._engine.add(message.request)
@@ -72,20 +76,17 @@ class EnginePort:
         return self._engine.has_work
 
     def step(self) -> float | None:
-        """One step of the engine. Seconds to wait before the next if nothing could be done: a
-        batch is being waited for.
+        """One step of the engine. Seconds to wait before the next if nothing could be done, and
+        there is nothing to say: a batch is being waited for.
 
         Raises:
             EngineDead: the backend failed as a whole.
         """
-        self._tell(self._engine.step())
-        return self._engine.idle_s()
-
-    def take(self) -> list[bytes]:
-        """What there is to say, once."""
-        messages = list(self._outbox)
-        self._outbox.clear()
-        return messages
+        events = self._engine.step()
+        if not events:
+            return self._engine.idle_s()
+        self._say(encode(Events(events)))
+        return None
 
     def close(self) -> None:
         """Wait for steps in flight; drop them."""
@@ -93,4 +94,4 @@ class EnginePort:
 
     def _tell(self, events: list[Event]) -> None:
         if events:
-            self._outbox.append(encode(Events(events)))
+            self._say(encode(Events(events)))

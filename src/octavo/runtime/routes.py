@@ -18,7 +18,7 @@ from octavo.core.errors import (
     RequestFailed,
     traceback_without_values,
 )
-from octavo.core.events import Event, Failed, Finished
+from octavo.core.events import Event, Failed, Finished, Token
 from octavo.core.request import Request
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Routes:
         Raises:
             InvalidRequest: a request of that name is open.
         """
-        self._close_abandoned()
+        self.close_abandoned()
         if request.request_id in self._routes:
             raise InvalidRequest(
                 f"a request with id {request.request_id!r} is being served", param="request_id"
@@ -84,16 +84,32 @@ class Routes:
             self._routes.pop(request_id, None)
 
     def abandon(self, request_id: str) -> None:
-        """``close``, some time before the next event is waited for; safe in a finaliser."""
+        """``close``, when ``close_abandoned`` is called the next time; safe in a finaliser."""
         self._abandoned.append(request_id)
+
+    def close_abandoned(self) -> None:
+        """``dispatch`` ends with it: to be called when the program has run in between."""
+        while self._abandoned:
+            self.close(self._abandoned.popleft())
 
     def dispatch(self, events: Iterable[Event]) -> None:
         """Hand events to their readers; those of requests that were closed are dropped."""
-        self._close_abandoned()
         for event in events:
-            route = self._routes.get(event.request_id)
-            if route is not None:
-                self._hand_over(event, route)
+            request_id = event.request_id
+            route = self._routes.get(request_id)
+            if route is None:
+                continue
+            if not isinstance(event, Token):  # which most are, and which end nothing
+                self._count_end(event, route)
+            try:
+                aborts = route.reader.take(event)
+            except Exception as error:
+                self._fail(request_id, route, error)
+                continue
+            for choice in aborts:
+                self._abort(request_id, choice)
+        if self._abandoned:
+            self.close_abandoned()
 
     def fail_all(self, error: OctavoError) -> None:
         """The connection is gone."""
@@ -102,24 +118,15 @@ class Routes:
         for request_id, route in routes:
             route.reader.fail(request_id, error)
 
-    def _hand_over(self, event: Event, route: _Route) -> None:
-        request_id = event.request_id
+    def _count_end(self, event: Event, route: _Route) -> None:
         route.choices_left -= isinstance(event, Finished)
         if isinstance(event, Failed) or not route.choices_left:
-            del self._routes[request_id]
-        try:
-            aborts = route.reader.take(event)
-        except Exception as error:
-            logger.error(
-                "reading the answer of %s failed: %s", request_id, traceback_without_values(error)
-            )
-            self.close(request_id)
-            name = type(error).__name__
-            route.reader.fail(request_id, RequestFailed(f"reading the answer failed: {name}"))
-            return
-        for choice in aborts:
-            self._abort(request_id, choice)
+            del self._routes[event.request_id]
 
-    def _close_abandoned(self) -> None:
-        while self._abandoned:
-            self.close(self._abandoned.popleft())
+    def _fail(self, request_id: str, route: _Route, error: Exception) -> None:
+        logger.error(
+            "reading the answer of %s failed: %s", request_id, traceback_without_values(error)
+        )
+        self.close(request_id)
+        name = type(error).__name__
+        route.reader.fail(request_id, RequestFailed(f"reading the answer failed: {name}"))
