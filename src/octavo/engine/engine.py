@@ -60,7 +60,8 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Take a request. Raises InvalidRequest or Overloaded, and then nothing has changed."""
-        self._require_alive()
+        if self._death is not None:
+            raise self._died_earlier() from self._death
         self._scheduler.add(request)
 
     def abort(self, request_id: str, choice: int | None = None) -> list[Event]:
@@ -83,7 +84,8 @@ class Engine:
             EngineDead: the backend failed as a whole. The engine is of no use afterwards; its
                 requests can be resumed on another one.
         """
-        self._require_alive()
+        if self._death is not None:
+            raise self._died_earlier() from self._death
         try:
             return self._step()
         except Exception as error:
@@ -91,24 +93,24 @@ class Engine:
             raise EngineDead(f"a step failed: {error!r}") from error
 
     def _step(self) -> list[Event]:
-        events: list[Event] = []
-        while len(self._tickets) < self._steps_in_flight:
-            started = self._clock()
-            plan = self._scheduler.plan_step()
-            events.extend(self._scheduler.take_events())
-            self._plan_s += self._clock() - started
+        tickets, scheduler, clock = self._tickets, self._scheduler, self._clock
+        while len(tickets) < self._steps_in_flight:
+            started = clock()
+            plan = scheduler.plan_step()
+            self._plan_s += clock() - started
             if plan is None:
                 break
-            self._tickets.append(self._runner.submit(plan))
-        self._max_steps_in_flight = max(self._max_steps_in_flight, len(self._tickets))
-        self._found_nothing = not self._tickets
-        if self._found_nothing:
-            return events
-        result = self._runner.collect(self._tickets.popleft())
-        started = self._clock()
-        events.extend(self._scheduler.apply(result))
+            tickets.append(self._runner.submit(plan))
+        self._found_nothing = not tickets
+        if not tickets:
+            return scheduler.take_events()
+        if len(tickets) > self._max_steps_in_flight:
+            self._max_steps_in_flight = len(tickets)
+        result = tickets.popleft().result()
+        started = clock()
+        events = scheduler.apply(result)
         self._steps += 1
-        self._apply_s += self._clock() - started
+        self._apply_s += clock() - started
         return events
 
     def stats(self) -> EngineStats:
@@ -134,6 +136,5 @@ class Engine:
         self._runner.close()
         self._tickets.clear()
 
-    def _require_alive(self) -> None:
-        if self._death is not None:
-            raise EngineDead(f"the engine died earlier: {self._death!r}") from self._death
+    def _died_earlier(self) -> EngineDead:
+        return EngineDead(f"the engine died earlier: {self._death!r}")

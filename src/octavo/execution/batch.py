@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from octavo.backends.base import I32, Batch, SamplingBatch
 from octavo.core.kv_layout import pages_for
@@ -42,6 +41,8 @@ class BuiltBatch:
     batch: Batch
     sample_ranges: list[int]  # (samples,) index into plan.ranges
     score_ranges: list[int]  # (scores,) index into plan.ranges, one entry a scored row
+    drawn: I32 | None = None
+    """The tokens that came of it, where all rows brought one: put here by whoever computed it."""
 
 
 class Batches:
@@ -91,12 +92,14 @@ class _Decode:
 
     slots: list[int]
     built: BuiltBatch
-    """The first of them: which rows there are, and what is drawn from them."""
+    """The last of them."""
     sampling: dict[str, Any]
     """The arrays of its sampling: those that depend on parameters alone stay, the others are put
     in for each step."""
     is_plain: bool
     """Whether the ragged ones stay, too: no row has anything in them."""
+    next_starts: list[int]
+    """Where the tokens that it drew are."""
     page_tables: list[I32] = field(default_factory=list)
     """Of the last step; none if pages were assigned since."""
     num_pages: int = 0
@@ -107,23 +110,32 @@ class _Decode:
         sampling = built.batch.sampling
         is_plain = all(table.extras[slot] is None for slot in slots)
         names = (*_OF_PARAMETERS, *_RAGGED) if is_plain else _OF_PARAMETERS
-        return cls(slots, built, {name: getattr(sampling, name) for name in names}, is_plain)
+        return cls(
+            slots,
+            built,
+            {name: getattr(sampling, name) for name in names},
+            is_plain,
+            next_starts=sampling.positions.tolist(),
+        )
 
     def next_batch(self, plan: StepPlan, slots: SlotTable) -> BuiltBatch:
         starts = [part.start for part in plan.ranges]
-        token_ids = list(map(slots.tokens.item, self.slots, starts))
+        token_ids = self.built.drawn
+        if token_ids is None or starts != self.next_starts:
+            token_ids = np.array([*map(slots.tokens.item, self.slots, starts)], np.int32)
         num_pages = pages_for(max(starts) + 1)
         if num_pages != self.num_pages or not self.page_tables:
             self.page_tables = [table[self.slots, :num_pages] for table in slots.pages]
             self.num_pages = num_pages
         positions = np.array(starts, np.int32)
+        self.next_starts = [start + 1 for start in starts]
         sampling, batch = self.sampling, self.built.batch
-        sampling["positions"] = _drawn(slots, self.slots)
+        sampling["positions"] = np.array(self.next_starts, np.uint32)
         if not self.is_plain:
             sampling.update(_ragged(slots, self.slots))
-        return BuiltBatch(
+        self.built = BuiltBatch(
             Batch(
-                token_ids=np.array(token_ids, np.int32),
+                token_ids=token_ids,
                 positions=positions,
                 row_starts=batch.row_starts,
                 context_lens=positions,  # the one token is the next one of its sequence
@@ -138,6 +150,7 @@ class _Decode:
             self.built.sample_ranges,
             self.built.score_ranges,
         )
+        return self.built
 
 
 def build_batch(plan: StepPlan, slots: SlotTable) -> BuiltBatch:
@@ -210,16 +223,11 @@ def _sampling(slots: SlotTable, rows: np.ndarray) -> SamplingBatch:
     return SamplingBatch(
         seeds=slots.seeds[rows],
         choices=slots.choices[rows],
-        positions=_drawn(slots, rows_list),
+        positions=np.array([slots.num_tokens[slot] for slot in rows_list], np.uint32),
         num_logprobs=slots.num_logprobs[rows],
         **_ragged(slots, rows_list),
         **{name: values[rows] for name, values in slots.scalars.items()},
     )
-
-
-def _drawn(slots: SlotTable, rows: list[int]) -> NDArray[np.uint32]:
-    """The positions of the tokens that are drawn."""
-    return np.array([slots.num_tokens[slot] for slot in rows], np.uint32)
 
 
 def _ragged(slots: SlotTable, rows: list[int]) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """StepPlan → StepResult: the only place where plans meet a backend.
 
-``submit`` hands a plan over and returns a ticket, ``collect`` waits for its result. With
+``submit`` hands a plan over and returns a ticket, whose ``result`` waits for the step. With
 ``overlap`` the step is computed on a thread of its own, strictly in the order of submission, so
 that a caller can plan the next one meanwhile; without it ``submit`` computes at once.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
 
 from octavo.backends.base import Executable, Rows, ScoredRows
 from octavo.core.clock import Clock, monotonic
@@ -26,15 +27,14 @@ class StepTimes:
     result_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A step that was submitted and not yet collected."""
+class Ticket(Protocol):
+    """A step that was submitted."""
 
-    step: int
-    future: Future[StepResult] | _Computed = field(repr=False)
+    def result(self) -> StepResult:
+        """What came of it; waits for it. Raises what the backend raised."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Computed:
     """What a future is to a step that was computed at once; a real one brings locks along."""
 
@@ -74,16 +74,11 @@ class Runner:
     def submit(self, plan: StepPlan) -> Ticket:
         """Start a step. The plan must not be changed afterwards."""
         if self._thread is not None:
-            return Ticket(plan.step, self._thread.submit(self._run, plan))
+            return self._thread.submit(self._run, plan)
         try:
-            computed = _Computed(self._run(plan))
-        except Exception as error:  # handed to whoever collects, as from a thread
-            computed = _Computed(None, error)
-        return Ticket(plan.step, computed)
-
-    def collect(self, ticket: Ticket) -> StepResult:
-        """The result of a step; waits for it. Raises what the backend raised."""
-        return ticket.future.result()
+            return _Computed(self._run(plan))
+        except Exception as error:  # told by the ticket, as from a thread
+            return _Computed(None, error)
 
     def kernel_seconds(self) -> dict[str, float]:
         """By kind of work, if the executable was made to measure it."""
@@ -98,8 +93,8 @@ class Runner:
             self._executable.close()
 
     def _run(self, plan: StepPlan) -> StepResult:
-        started = self._clock()
-        slots = self._slots
+        clock, slots, times = self._clock, self._slots, self.times
+        started = clock()
         for slot in plan.leave:
             slots.leave(slot)
         for entry in plan.enter:
@@ -110,13 +105,15 @@ class Runner:
         for slot, group, index, page in plan.page_assignments:
             slots.pages[group][slot, index] = page
         built = self._batches.build(plan)
-        ready = self._clock()
+        ready = clock()
         rows = self._executable.run(built.batch)
-        computed = self._clock()
+        computed = clock()
+        if not rows.errors:
+            built.drawn = rows.token_ids
         result = StepResult(plan.step, _outcomes(plan, built, rows, slots))
-        self.times.batch_s += ready - started
-        self.times.run_s += computed - ready
-        self.times.result_s += self._clock() - computed
+        times.batch_s += ready - started
+        times.run_s += computed - ready
+        times.result_s += clock() - computed
         return result
 
 
@@ -128,16 +125,20 @@ def _outcomes(
     errors: dict[int, str] = {}
     if built.score_ranges:
         _put_prompt_logprobs(outcomes, errors, built, rows)
-    num_logprobs = built.batch.sampling.num_logprobs.tolist()
-    drawn = zip(built.sample_ranges, rows.token_ids.tolist(), num_logprobs, strict=True)
-    for row, (index, token_id, wanted) in enumerate(drawn):
+    ranges, append = plan.ranges, slots.append
+    are_scored = len(rows.scores.logprobs) > 0
+    for row, (index, token_id) in enumerate(
+        zip(built.sample_ranges, rows.token_ids.tolist(), strict=True)
+    ):
         if row in rows.errors:
             errors[index] = rows.errors[row]
             continue
-        slots.append(plan.ranges[index].slot, token_id)
+        append(ranges[index].slot, token_id)
         outcomes[index] = RangeOutcome(
             token_id,
-            _logprobs(rows.scores, row) if wanted >= 0 else None,
+            _logprobs(rows.scores, row)
+            if are_scored and built.batch.sampling.num_logprobs[row] >= 0
+            else None,
             outcomes[index].prompt_logprobs,
         )
     if slots.failures:

@@ -75,6 +75,9 @@ def _check_roster(roster: Roster, sequences: list[Sequence]) -> None:
     _require(roster.waiting_requests == len(waiting), "waiting requests miscounted")
     _require(roster.waiting_tokens == tokens, "waiting tokens miscounted")
     _require(roster.num_sequences == len(sequences), "sequences miscounted")
+    _require(
+        roster.num_parked == len(by_state[SequenceState.PARKED]), "parked sequences miscounted"
+    )
     held_back = len(by_state[SequenceState.HELD_BACK])
     _require(roster.num_open == len(sequences) - held_back, "open sequences miscounted")
 

@@ -81,7 +81,7 @@ class Planner:
         preemptions = self._counters.preemptions
         tokens = self._plan_running(flight, now_s)
         # Whoever was preempted needs the room that there is.
-        if self._roster.queue and self._counters.preemptions == preemptions:
+        if self._roster.queue.num_waiting and self._counters.preemptions == preemptions:
             self._let_in(flight, tokens, now_s)
         assert flight.parts or not flight.plan.enter, "who has just started can be computed"
         return flight
@@ -99,11 +99,12 @@ class Planner:
         whoever makes way for it is not in the plan yet.
         """
         running = self._roster.running
-        for sequence in running:
-            if sequence.live.parked and sequence.computed >= sequence.num_prompt - 1:
-                self._roster.unpark(sequence.live)
+        if self._roster.num_parked:
+            for sequence in running:
+                if sequence.live.parked and sequence.computed >= sequence.num_prompt - 1:
+                    self._roster.unpark(sequence.live)
         tokens = self._step_tokens
-        newcomer = self._newcomer()
+        newcomer = self._newcomer() if self._roster.queue.num_waiting else None
         index = 0
         while index < len(running):
             sequence = running[index]
@@ -128,7 +129,7 @@ class Planner:
 
     def _share(self, sequence: Sequence, tokens: int, kept_back: int) -> int:
         """How many of the ``tokens`` left in the step a running sequence takes."""
-        length = sequence.length
+        length = len(sequence.token_ids) + sequence.pending
         if length >= sequence.live.max_len:
             return 0  # its last token is being drawn
         if sequence.pending and not self._kv_cache:
@@ -145,16 +146,14 @@ class Planner:
         """
         running = self._roster.running
         least = 1 if self._kv_cache else count
-        while self._kv.room(sequence.pages) - sequence.computed < least:
+        while (room := self._kv.room(sequence.pages) - sequence.computed) < least:
             if running[-1] is sequence:
                 return 0
             self.preempt(running[-1])
-        return self._grow(sequence, count, flight)
+        return self._grow(sequence, min(count, room), flight)
 
     def _grow(self, sequence: Sequence, count: int, flight: Flight) -> int:
-        """Extend the pages by ``count`` tokens as far as there is room; by how many."""
-        room = self._kv.room(sequence.pages) - sequence.computed
-        count = min(count, room)
+        """Extend the pages to hold ``count`` tokens more, for which there is room."""
         tokens = sequence.computed + count
         self._kv.grow(sequence.pages, tokens, slot=sequence.slot, plan=flight.plan)
         return count
@@ -164,16 +163,18 @@ class Planner:
         start = sequence.computed
         end = start + count
         score_from = -1
-        if not sequence.is_scored and end > sequence.scored:
+        last_scored = sequence.num_prompt - 1
+        if sequence.scored < last_scored and sequence.scored < end:
             score_from = max(start, sequence.scored)
-            sequence.scored = min(end, sequence.num_prompt - 1)
-        samples = end == sequence.length
+            sequence.scored = min(end, last_scored)
+        samples = end == len(sequence.token_ids) + sequence.pending
         part = TokenRange(sequence.slot, start, count, samples, score_from)
+        plan = flight.plan
         flight.parts.append((sequence, sequence.stay, part))
-        flight.plan.ranges.append(part)
+        plan.ranges.append(part)
         flight.num_tokens += count
-        if sequence.planned_step != flight.plan.step:
-            sequence.planned_step = flight.plan.step
+        if sequence.planned_step != plan.step:
+            sequence.planned_step = plan.step
             sequence.planned_from = start
         sequence.computed = end
         if samples:
@@ -197,7 +198,8 @@ class Planner:
             self._start(sequence, head_start, flight)
             count = min(sequence.length - sequence.computed, tokens)
             if sequence.computed + count > sequence.pages.capacity:
-                count = self._grow(sequence, count, flight)
+                room = self._kv.room(sequence.pages) - sequence.computed
+                count = self._grow(sequence, min(count, room), flight)
             self._compute(sequence, count, flight, now_s)
             tokens -= count
 
@@ -296,7 +298,7 @@ class Planner:
     def _newcomer(self) -> Sequence | None:
         """The head of the queue, if it ranks above somebody running and may find room."""
         running = self._roster.running
-        if not running or not self._roster.queue:
+        if not running:
             return None
         sequence = self._head()
         if sequence is None or sequence.rank > running[-1].rank:

@@ -19,10 +19,10 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._heap: list[tuple[Rank, Sequence]] = []
-        self._num_waiting = 0
+        self.num_waiting = 0
 
     def __len__(self) -> int:
-        return self._num_waiting
+        return self.num_waiting
 
     def __iter__(self) -> Iterator[Sequence]:
         """In no particular order."""
@@ -30,7 +30,7 @@ class WaitingQueue:
 
     def push(self, sequence: Sequence) -> None:
         heapq.heappush(self._heap, (sequence.rank, sequence))
-        self._num_waiting += 1
+        self.num_waiting += 1
 
     def peek(self) -> Sequence | None:
         """The best-ranked one, which stays."""
@@ -43,14 +43,14 @@ class WaitingQueue:
         sequence = self.peek()
         assert sequence is not None
         heapq.heappop(self._heap)
-        self._num_waiting -= 1
+        self.num_waiting -= 1
         return sequence
 
     def discard(self, sequence: Sequence) -> None:
         """``sequence``, which is in the queue, was finished."""
         assert not _waits(sequence)
-        self._num_waiting -= 1
-        if len(self._heap) > 2 * self._num_waiting + _SMALL:
+        self.num_waiting -= 1
+        if len(self._heap) > 2 * self.num_waiting + _SMALL:
             self._heap = [entry for entry in self._heap if _waits(entry[1])]
             heapq.heapify(self._heap)
 

@@ -30,8 +30,10 @@ class Roster:
         self.num_sequences = 0
         self.waiting_requests = 0
         self.waiting_tokens = 0
+        self.num_parked = 0
+        self.deadlines: list[tuple[float, int, LiveRequest]] = []
+        """A heap; of some, the requests have started or are gone."""
         self._batching = batching
-        self._deadlines: list[tuple[float, int, LiveRequest]] = []
 
     def add(self, live: LiveRequest) -> None:
         """A new request with all its choices that are not finished."""
@@ -41,7 +43,7 @@ class Roster:
         self.waiting_tokens += len(request.prompt_ids)
         self.num_sequences += len(live.choices)
         if request.deadline_s is not None:
-            heapq.heappush(self._deadlines, (request.deadline_s, live.arrival, live))
+            heapq.heappush(self.deadlines, (request.deadline_s, live.arrival, live))
         for sequence in live.choices:
             self._batching.add(sequence)
 
@@ -59,15 +61,15 @@ class Roster:
 
     def next_deadline_s(self) -> float | None:
         """The earliest deadline of a request that has not started."""
-        while self._deadlines and not self._is_waiting(self._deadlines[0][2]):
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        while self.deadlines and not self._is_waiting(self.deadlines[0][2]):
+            heapq.heappop(self.deadlines)
+        return self.deadlines[0][0] if self.deadlines else None
 
     def overdue(self, now_s: float) -> list[LiveRequest]:
         """Requests that have not started and whose deadline has come, each once."""
         found = []
         while (deadline_s := self.next_deadline_s()) is not None and deadline_s <= now_s:
-            found.append(heapq.heappop(self._deadlines)[2])
+            found.append(heapq.heappop(self.deadlines)[2])
         return found
 
     def _is_waiting(self, live: LiveRequest) -> bool:
@@ -92,10 +94,12 @@ class Roster:
         assert popped is sequence
         sequence.state = SequenceState.PARKED
         sequence.live.parked.append(sequence)
+        self.num_parked += 1
 
     def unpark(self, live: LiveRequest) -> None:
         """The parked sequences of a request have another look at their siblings."""
         parked, live.parked = live.parked, []
+        self.num_parked -= len(parked)
         for sequence in parked:
             self._enqueue(sequence)
 
@@ -129,6 +133,7 @@ class Roster:
             self.queue.discard(sequence)
         elif state is SequenceState.PARKED:
             live.parked.remove(sequence)
+            self.num_parked -= 1
         if state is SequenceState.HELD_BACK:
             self._batching.discard(sequence)
         else:

@@ -205,11 +205,13 @@ class Scheduler:
         """The next step; None if nothing can be computed before a result, a request or time
         comes."""
         roster, now_s = self._roster, self._clock()
-        for live in roster.overdue(now_s):
-            waited_s = now_s - live.arrival_s
-            error = DeadlineExceeded(f"the deadline came after {waited_s:.3f} s in the queue")
-            self._fail(live, error, self._events)
-        roster.open_gate()
+        if roster.deadlines:
+            for live in roster.overdue(now_s):
+                waited_s = now_s - live.arrival_s
+                error = DeadlineExceeded(f"the deadline came after {waited_s:.3f} s in the queue")
+                self._fail(live, error, self._events)
+        if roster.num_open < roster.num_sequences:
+            roster.open_gate()
         flight = self._planner.plan(now_s)
         if not flight.parts:
             return None
@@ -231,7 +233,7 @@ class Scheduler:
         flight = self._flights.popleft()
         assert flight.plan.step == result.step, "results come in the order of their plans"
         now_s = self._clock()
-        events = self.take_events()
+        events, self._events = self._events, []
         for (sequence, stay, part), outcome in zip(flight.parts, result.outcomes, strict=True):
             is_finished = sequence.state is SequenceState.FINISHED
             if outcome.error is not None:
@@ -247,19 +249,15 @@ class Scheduler:
             if is_finished:
                 continue
             if sequence.stay == stay:
-                self._confirm(sequence, part.start + part.count)
+                if self._kv_cache:  # computed up to here, and stays so
+                    sequence.confirmed = part.start + part.count
+                    if sequence.confirmed >= sequence.pages.next_border:
+                        self._kv.advance(sequence.pages, sequence.confirmed)
+                else:
+                    sequence.computed = 0
             if part.samples:
                 self._append(sequence, outcome, now_s, events)
         return events
-
-    def _confirm(self, sequence: Sequence, num_tokens: int) -> None:
-        """The tokens up to here are computed, and stay so."""
-        if not self._kv_cache:
-            sequence.computed = 0
-            return
-        sequence.confirmed = num_tokens
-        if num_tokens >= sequence.pages.next_border:
-            self._kv.advance(sequence.pages, num_tokens)
 
     def _append(
         self, sequence: Sequence, outcome: RangeOutcome, now_s: float, events: list[Event]
@@ -267,17 +265,10 @@ class Scheduler:
         """A token was drawn."""
         token_id = outcome.token_id
         assert token_id is not None, "a range that samples brings a token"
-        request = sequence.request
-        events.append(
-            Token(
-                request.request_id,
-                sequence.choice,
-                sequence.num_output,
-                token_id,
-                outcome.logprobs,
-            )
-        )
-        sequence.token_ids.append(token_id)
+        request_id, token_ids = sequence.live.request.request_id, sequence.token_ids
+        index = len(token_ids) - sequence.num_prompt
+        events.append(Token(request_id, sequence.choice, index, token_id, outcome.logprobs))
+        token_ids.append(token_id)
         sequence.pending -= 1
         if sequence.first_token_s is None:
             sequence.first_token_s = now_s - sequence.live.arrival_s

@@ -117,12 +117,11 @@ class Sequence:
     def finish_reason(self) -> FinishReason | None:
         """Whether the last known token ends the choice. An end token also wins as the last one
         allowed; one that came before ``min_tokens`` ends nothing."""
-        output = self.num_output
-        if output > 0:
-            is_stop = self.token_ids[-1] in self.live.stop_ids
-            if is_stop and output > self.request.params.min_tokens:
-                return FinishReason.STOP
-        if len(self.token_ids) >= self.live.max_len:
+        live, num_tokens = self.live, len(self.token_ids)
+        is_stop = num_tokens > self.num_prompt and self.token_ids[-1] in live.stop_ids
+        if is_stop and num_tokens - self.num_prompt > live.request.params.min_tokens:
+            return FinishReason.STOP
+        if num_tokens >= live.max_len:
             return FinishReason.LENGTH
         return None
 

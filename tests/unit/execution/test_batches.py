@@ -54,6 +54,8 @@ class World:
         self.slots = SlotTable(4, 64, VOCAB, num_groups, (END,))
         self.batches = Batches(self.slots)
         self.num_requests = 0
+        self.tells_tokens = True
+        """Whether a batch is given what was drawn: it may be taken over as it is."""
 
     def entry(self, slot: int, prompt: list[int], **params: Any) -> SlotEntry:
         self.num_requests += 1
@@ -74,8 +76,12 @@ class World:
             self.slots.pages[group][slot, index] = page
         built = self.batches.build(plan)
         assert_same(built, build_batch(plan, self.slots))
-        for number, part in enumerate(part for part in plan.ranges if part.samples):
-            self.slots.append(part.slot, 20 + number if tokens is None else tokens[number])
+        drawing = [part.slot for part in plan.ranges if part.samples]
+        tokens = list(range(20, 20 + len(drawing))) if tokens is None else tokens[: len(drawing)]
+        for slot, token_id in zip(drawing, tokens, strict=True):
+            self.slots.append(slot, token_id)
+        if self.tells_tokens:
+            built.drawn = np.array(tokens, np.int32)
         return built
 
     def decode(self, *slots: int, **plan: Any) -> BuiltBatch:
@@ -121,6 +127,22 @@ def test_who_decodes_on_keeps_everything_but_tokens_and_positions() -> None:
         [6, 6],
     ]
     assert second.token_ids.tolist() == [20, 21]
+
+
+def test_what_was_drawn_is_computed_next_as_it_is() -> None:
+    world = started({}, {"temperature": 0.5})
+    first = world.decode(1, 0)
+    second = world.decode(1, 0)
+    assert second.batch.token_ids is first.drawn
+    # A step of others comes between: it is found by slot and position.
+    world.run(StepPlan(3, ranges=[TokenRange(0, 5, 1, True), TokenRange(1, 0, 2, False)]))
+    third = world.decode(1, 0, leave=[]).batch
+    assert third.token_ids.tolist() == [20, 20]
+    world.tells_tokens = False  # a row failed
+    fourth = world.decode(1, 0)
+    fifth = world.decode(1, 0)
+    assert fourth.drawn is None
+    assert fifth.batch.token_ids.tolist() == [20, 21]
 
 
 @pytest.mark.parametrize("extras", EXTRAS, ids=lambda extras: next(iter(extras)))
@@ -242,6 +264,7 @@ def test_any_series_of_plans() -> None:
             here[slot] = start + count
         if chance.random() < 0.1:
             plan.ranges.reverse()
+        world.tells_tokens = chance.random() < 0.8
         if plan.ranges:
             world.run(plan, [chance.randrange(VOCAB) for _ in plan.ranges])
     assert world.num_kept > 100

@@ -86,10 +86,10 @@ def test_a_drawn_token_is_the_next_input() -> None:
     executable = CountingExecutable()
     runner = make_runner(executable)
     first = StepPlan(1, enter=[entry(0, (5, 6))], ranges=[TokenRange(0, 0, 2, True)])
-    result = runner.collect(runner.submit(first))
+    result = runner.submit(first).result()
     assert [outcome.token_id for outcome in result.outcomes] == [100]
     assert result.outcomes[0].logprobs is None
-    runner.collect(runner.submit(StepPlan(2, ranges=[TokenRange(0, 2, 1, True)])))
+    runner.submit(StepPlan(2, ranges=[TokenRange(0, 2, 1, True)])).result()
     assert executable.batches[1].token_ids.tolist() == [100]
 
 
@@ -97,7 +97,7 @@ def test_a_slot_is_left_before_it_is_entered_again() -> None:
     executable = CountingExecutable()
     runner = make_runner(executable)
     plan = StepPlan(1, enter=[entry(0, (5, 6))], ranges=[TokenRange(0, 0, 2, True)])
-    runner.collect(runner.submit(plan))
+    runner.submit(plan).result()
     plan = StepPlan(
         2,
         leave=[0],
@@ -105,7 +105,7 @@ def test_a_slot_is_left_before_it_is_entered_again() -> None:
         page_assignments=[(0, 0, 0, 7)],
         ranges=[TokenRange(0, 0, 1, True)],
     )
-    runner.collect(runner.submit(plan))
+    runner.submit(plan).result()
     assert executable.batches[1].token_ids.tolist() == [8]
     assert executable.batches[1].page_tables[0].tolist() == [[7]]
 
@@ -118,7 +118,7 @@ def test_logprobs_reach_the_range_they_belong_to() -> None:
         enter=[entry(0, (5, 6, 7), prompt_logprobs=2), entry(1, (8,), logprobs=2)],
         ranges=[TokenRange(0, 0, 2, False, score_from=0), TokenRange(1, 0, 1, True)],
     )
-    first, second = runner.collect(runner.submit(plan)).outcomes
+    first, second = runner.submit(plan).result().outcomes
     assert first.token_id is None
     assert [score.logprob for score in first.prompt_logprobs] == [0.0, -0.5]
     assert first.prompt_logprobs[1].top_ids == (1, 2)
@@ -135,7 +135,7 @@ def test_a_failing_row_leaves_its_neighbours_alone() -> None:
         enter=[entry(0, (5,)), entry(1, (6,))],
         ranges=[TokenRange(0, 0, 1, True), TokenRange(1, 0, 1, True)],
     )
-    first, second = runner.collect(runner.submit(plan)).outcomes
+    first, second = runner.submit(plan).result().outcomes
     assert first.error == "logits are not finite"
     assert first.token_id is None
     assert (second.error, second.token_id) == (None, 101)
@@ -150,7 +150,7 @@ def test_a_failing_prompt_score_fails_its_range() -> None:
         enter=[entry(0, (5, 6, 7), prompt_logprobs=0)],
         ranges=[TokenRange(0, 0, 3, True, score_from=0)],
     )
-    (outcome,) = runner.collect(runner.submit(plan)).outcomes
+    (outcome,) = runner.submit(plan).result().outcomes
     assert outcome.error == "logits are not finite"
 
 
@@ -163,12 +163,12 @@ def test_an_entry_that_cannot_be_prepared_fails_alone_and_once() -> None:
         enter=[too_long, entry(1, (6,))],
         ranges=[TokenRange(0, 0, 1, True), TokenRange(1, 0, 1, True)],
     )
-    first, second = runner.collect(runner.submit(plan)).outcomes
+    first, second = runner.submit(plan).result().outcomes
     assert first.error is not None
     assert "entering a slot failed" in first.error
     assert second.token_id == 101
     plan = StepPlan(2, leave=[0], enter=[entry(0, (5,))], ranges=[TokenRange(0, 0, 1, True)])
-    assert runner.collect(runner.submit(plan)).outcomes[0].error is None
+    assert runner.submit(plan).result().outcomes[0].error is None
 
 
 @pytest.mark.parametrize("overlap", [False, True])
@@ -178,7 +178,7 @@ def test_what_the_backend_raises_reaches_the_collector(overlap: bool) -> None:
     runner = make_runner(executable, overlap=overlap)
     ticket = runner.submit(StepPlan(1, enter=[entry(0, (5,))], ranges=[TokenRange(0, 0, 1, True)]))
     with pytest.raises(RuntimeError, match="no more memory"):
-        runner.collect(ticket)
+        ticket.result()
     runner.close()
 
 
@@ -189,10 +189,10 @@ def test_overlapped_steps_run_in_order_while_the_caller_goes_on() -> None:
     first = runner.submit(StepPlan(1, enter=[entry(0, (5,))], ranges=[TokenRange(0, 0, 1, True)]))
     # The next step names its token by slot and position: the value does not exist yet.
     second = runner.submit(StepPlan(2, ranges=[TokenRange(0, 1, 1, True)]))
-    assert not first.future.done()
+    assert not first.done()
     executable.gate.set()
-    assert runner.collect(first).outcomes[0].token_id == 100
-    assert runner.collect(second).outcomes[0].token_id == 101
+    assert first.result().outcomes[0].token_id == 100
+    assert second.result().outcomes[0].token_id == 101
     assert executable.batches[1].token_ids.tolist() == [100]
     runner.close()
 

@@ -80,7 +80,7 @@ BUGS: dict[str, tuple[Bug, str]] = {
     ),
     "a queued sequence is nowhere": (lambda it: it.roster.queue.pop(), "queue and states differ"),
     "the queue miscounts": (
-        lambda it: change(it.roster.queue, _num_waiting=7),
+        lambda it: change(it.roster.queue, num_waiting=7),
         "queue miscounted",
     ),
     "a parked sequence is nowhere": (
@@ -111,6 +111,7 @@ BUGS: dict[str, tuple[Bug, str]] = {
         "waiting tokens miscounted",
     ),
     "sequences": (lambda it: change(it.roster, num_sequences=3), "sequences miscounted"),
+    "parked": (lambda it: change(it.roster, num_parked=2), "parked sequences miscounted"),
     "open sequences": (lambda it: change(it.roster, num_open=3), "open sequences miscounted"),
     "a token too many": (
         lambda it: it.running.token_ids.extend([1] * 30),
