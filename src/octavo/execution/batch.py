@@ -10,28 +10,17 @@ weights go through the caches in every step, its code comes from memory each tim
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from octavo.backends.base import I32, Batch, SamplingBatch
-from octavo.core.kv_layout import pages_for
+from octavo.core.kv_layout import PAGE_SIZE, pages_for
 from octavo.core.step import StepPlan
-from octavo.execution.slots import SCALARS, SeenTokens, SlotTable
+from octavo.execution.slots import SeenTokens, SlotTable
 
 _NO_TOKENS = np.zeros(0, np.int32)
-_OF_PARAMETERS = ("seeds", "choices", "num_logprobs", *(name for name, _ in SCALARS))
-_RAGGED = (
-    "seen_starts",
-    "seen_ids",
-    "seen_counts",
-    "bias_starts",
-    "bias_ids",
-    "bias_values",
-    "mask_of_row",
-    "masks",
-)
 
 
 @dataclass(slots=True)
@@ -60,12 +49,13 @@ class Batches:
 
     def build(self, plan: StepPlan) -> BuiltBatch:
         """The arrays of one step. The slots already reflect the plan's leaving and entering, and
-        its pages. Nothing in a batch is ever written to again."""
+        its pages. No array is ever written to again, but the next batch may be the same one with
+        other arrays in it."""
         decode = self._decode
         if plan.leave or plan.enter:
             decode = self._decode = None
         elif decode is not None and plan.page_assignments:
-            decode.page_tables = []
+            decode.num_pages = 0
         slots = _decoded_slots(plan)
         if slots is None:
             return build_batch(plan, self._slots)
@@ -92,65 +82,39 @@ class _Decode:
 
     slots: list[int]
     built: BuiltBatch
-    """The last of them."""
-    sampling: dict[str, Any]
-    """The arrays of its sampling: those that depend on parameters alone stay, the others are put
-    in for each step."""
+    """Given out for every one of them: the arrays that depend on parameters alone stay."""
     is_plain: bool
     """Whether the ragged ones stay, too: no row has anything in them."""
     next_starts: list[int]
-    """Where the tokens that it drew are."""
-    page_tables: list[I32] = field(default_factory=list)
-    """Of the last step; none if pages were assigned since."""
+    """Where the tokens that the last step drew are."""
     num_pages: int = 0
-    """Their width."""
+    """The width of its page tables; none if pages were assigned since."""
 
     @classmethod
     def of(cls, built: BuiltBatch, slots: list[int], table: SlotTable) -> _Decode:
-        sampling = built.batch.sampling
         is_plain = all(table.extras[slot] is None for slot in slots)
-        names = (*_OF_PARAMETERS, *_RAGGED) if is_plain else _OF_PARAMETERS
-        return cls(
-            slots,
-            built,
-            {name: getattr(sampling, name) for name in names},
-            is_plain,
-            next_starts=sampling.positions.tolist(),
-        )
+        return cls(slots, built, is_plain, built.batch.sampling.positions.tolist())
 
     def next_batch(self, plan: StepPlan, slots: SlotTable) -> BuiltBatch:
+        built = self.built
+        batch, sampling, token_ids = built.batch, built.batch.sampling, built.drawn
         starts = [part.start for part in plan.ranges]
-        token_ids = self.built.drawn
         if token_ids is None or starts != self.next_starts:
             token_ids = np.array([*map(slots.tokens.item, self.slots, starts)], np.int32)
-        num_pages = pages_for(max(starts) + 1)
-        if num_pages != self.num_pages or not self.page_tables:
-            self.page_tables = [table[self.slots, :num_pages] for table in slots.pages]
+        num_pages = max(starts) // PAGE_SIZE + 1
+        if num_pages != self.num_pages:
+            batch.page_tables = [table[self.slots, :num_pages] for table in slots.pages]
             self.num_pages = num_pages
-        positions = np.array(starts, np.int32)
         self.next_starts = [start + 1 for start in starts]
-        sampling, batch = self.sampling, self.built.batch
-        sampling["positions"] = np.array(self.next_starts, np.uint32)
+        batch.token_ids = token_ids
+        # The one token is the next one of its sequence.
+        batch.positions = batch.context_lens = np.array(starts, np.int32)
+        sampling.positions = np.array(self.next_starts, np.uint32)
         if not self.is_plain:
-            sampling.update(_ragged(slots, self.slots))
-        self.built = BuiltBatch(
-            Batch(
-                token_ids=token_ids,
-                positions=positions,
-                row_starts=batch.row_starts,
-                context_lens=positions,  # the one token is the next one of its sequence
-                page_tables=self.page_tables,
-                page_copies=batch.page_copies,
-                sample_rows=batch.sample_rows,
-                sampling=SamplingBatch(**sampling),
-                score_rows=batch.score_rows,
-                score_targets=batch.score_targets,
-                score_num_top=batch.score_num_top,
-            ),
-            self.built.sample_ranges,
-            self.built.score_ranges,
-        )
-        return self.built
+            for name, values in _ragged(slots, self.slots).items():
+                setattr(sampling, name, values)
+        built.drawn = None
+        return built
 
 
 def build_batch(plan: StepPlan, slots: SlotTable) -> BuiltBatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,8 @@ class World:
             self.slots.append(slot, token_id)
         if self.tells_tokens:
             built.drawn = np.array(tokens, np.int32)
-        return built
+        batch = replace(built.batch, sampling=replace(built.batch.sampling))
+        return replace(built, batch=batch)  # as it is now: it may be given out again
 
     def decode(self, *slots: int, **plan: Any) -> BuiltBatch:
         ranges = [TokenRange(slot, self.slots.num_tokens[slot] - 1, 1, True) for slot in slots]
