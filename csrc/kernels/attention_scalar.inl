@@ -52,7 +52,7 @@ struct Pairs {
     sum = Floats::fma(a.even, b.even, Floats::fma(a.odd, b.odd, sum));
   }
   static void store_weights(Element* row, int token, Vector weight) {
-    const float rounded = __builtin_bit_cast(float, static_cast<uint32_t>(to_bf16(weight)) << 16);
+    const float rounded = __builtin_bit_cast(float, bf16_bits(weight) << 16);
     (token % 2 == 0 ? row[token / 2].even : row[token / 2].odd) = rounded;
   }
 };

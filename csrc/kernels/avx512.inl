@@ -68,6 +68,7 @@ constexpr int kUnpackedVectors = 4;
 #include "kernels/elementwise.inl"
 #include "kernels/product.inl"
 #include "kernels/row_sums.inl"
+#include "kernels/words_avx512.inl"
 // After those that they use.
 #include "kernels/attention_f32.inl"
 #include "kernels/panels_f32.inl"

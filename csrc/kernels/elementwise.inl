@@ -21,9 +21,9 @@ inline Vector polynomial(Vector x, const float (&highest_first)[kCount]) {
   return sum;
 }
 
-// e^x = 2^n * e^r with n = round(x / ln 2): e^r, and n in the low bits of `shifted`.
+// e^x = 2^n * e^r with n = round(x / ln 2): e^r, n, and n in the low bits of `shifted`.
 struct ExpParts {
-  Vector mantissa, shifted;
+  Vector mantissa, n, shifted;
 };
 
 inline ExpParts exp_parts(Vector x) {
@@ -35,15 +35,14 @@ inline ExpParts exp_parts(Vector x) {
   Vector r = Floats::fma(n, Floats::set(-kLn2High), x);
   r = Floats::fma(n, Floats::set(-kLn2Low), r);
   const Vector tail = Floats::fma(polynomial(r, kTerms), Floats::multiply(r, r), r);
-  return {Floats::add(tail, Floats::set(1.0f)), shifted};
+  return {Floats::add(tail, Floats::set(1.0f)), n, shifted};
 }
 
-// Results below 2^-126 are denormal and rounded once.
-inline Vector exp_of(Vector x) {
-  // Beyond these bounds the result is 0 or infinity anyway. A NaN passes both.
-  x = Floats::select(Floats::less(x, Floats::set(-104.0f)), Floats::set(-104.0f), x);
-  x = Floats::select(Floats::less(Floats::set(89.0f), x), Floats::set(89.0f), x);
-  const ExpParts parts = exp_parts(x);
+// mantissa * 2^n, rounded once.
+inline Vector times_power_of_two(const ExpParts& parts) {
+#ifdef __AVX512F__
+  return _mm512_scalef_ps(parts.mantissa, parts.n);
+#else
   // 2^n in two factors: n runs from -150 to 128, further than one exponent field.
   const Ints power =
       Floats::subtract(Floats::bits(parts.shifted), Floats::bits(Floats::set(kRounder)));
@@ -54,6 +53,16 @@ inline Vector exp_of(Vector x) {
   const Vector rest = Floats::from_bits(
       Floats::shift_left<23>(Floats::add(Floats::subtract(power, half), exponent_of_one)));
   return Floats::multiply(Floats::multiply(parts.mantissa, scale), rest);
+#endif
+}
+
+// Results below 2^-126 are denormal.
+inline Vector exp_of(Vector x) {
+  // Beyond these bounds the result is 0 or infinity anyway. A NaN passes both.
+  x = Floats::select(Floats::less(x, Floats::set(-104.0f)), Floats::set(-104.0f), x);
+  x = Floats::select(Floats::less(Floats::set(89.0f), x), Floats::set(89.0f), x);
+  const ExpParts parts = exp_parts(x);
+  return times_power_of_two(parts);
 }
 
 // log x = e * ln 2 + log(1 + f) with 1 + f in [sqrt(1/2), sqrt(2)).

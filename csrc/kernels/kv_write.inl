@@ -4,17 +4,10 @@
 #pragma once
 
 #include "kernels/elementwise.inl"
+#include "kernels/prepare.inl"
 
 // Smaller sizes count as 0 where they are scales or scaled: their products would be denormal.
 constexpr float kSmallestWeight = 7.88860905e-31f;  // 2^-100
-
-// To the nearest bf16, ties to even; a NaN stays one.
-inline uint16_t to_bf16(float x) {
-  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
-  const uint32_t rounded = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
-  const uint32_t quiet = bits >> 16 | 0x40u;
-  return static_cast<uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet : rounded);
-}
 
 // The scale of a vector of int8 is its largest size / 127. One that is all below 2^-100 is 0; one
 // with a NaN or an infinity has the scale NaN and zeros.
@@ -47,15 +40,8 @@ struct Int8Scale {
 };
 
 void queries_bf16(const QueriesTask& task) {
-  auto* const to = static_cast<uint16_t*>(task.queries);
-  for (int r = 0; r < task.height; ++r) {
-    const float* const row = task.rows[r];
-    for (int64_t i = 0; i < task.head_dim / 2; ++i) {
-      uint16_t* const pair = to + (i * task.height + r) * 2;
-      pair[0] = to_bf16(row[2 * i]);
-      pair[1] = to_bf16(row[2 * i + 1]);
-    }
-  }
+  store_pairs([&](int64_t row) { return task.rows[row]; }, task.head_dim,
+              static_cast<uint32_t*>(task.queries), task.height);
 }
 
 void queries_int8(const QueriesTask& task) {
@@ -79,12 +65,12 @@ void queries_int8(const QueriesTask& task) {
 void write_kv_bf16(const KvWriteTask& task) {
   auto* const keys = reinterpret_cast<uint16_t*>(task.key_page) + task.slot * 2;
   for (int64_t i = 0; i < task.head_dim / 2; ++i) {
-    keys[i * kPageTokens * 2] = to_bf16(task.key[2 * i]);
-    keys[i * kPageTokens * 2 + 1] = to_bf16(task.key[2 * i + 1]);
+    keys[i * kPageTokens * 2] = bf16_bits(task.key[2 * i]);
+    keys[i * kPageTokens * 2 + 1] = bf16_bits(task.key[2 * i + 1]);
   }
   auto* const values = reinterpret_cast<uint16_t*>(task.value_page) +
                        task.slot / 2 * task.head_dim * 2 + task.slot % 2;
-  for (int64_t i = 0; i < task.head_dim; ++i) values[i * 2] = to_bf16(task.value[i]);
+  for (int64_t i = 0; i < task.head_dim; ++i) values[i * 2] = bf16_bits(task.value[i]);
 }
 
 void write_kv_int8(const KvWriteTask& task) {
