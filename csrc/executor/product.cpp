@@ -138,8 +138,21 @@ void Product::run_block(int64_t first_tile, int64_t last_tile, int64_t first_pan
     }
     task.out = scratch;
     task.out_stride = stride;
+    fetch_addend(tile, first_panel, num_panels);
     multiply(task);
     finish_tile(tile, first_panel, num_panels, scratch, stride, thread);
+  }
+}
+
+void Product::fetch_addend(int64_t tile, int64_t first_panel, int64_t num_panels) const {
+  if (finish_.kind != Finish::kAdd) return;
+  constexpr int64_t kFloatsOfLine = 16;
+  const int64_t first_row = tiles_.first(tile);
+  for (int64_t row = first_row; row < first_row + tiles_.height(tile); ++row) {
+    const float* addend = finish_.addend.row(row) + first_panel * kPanelColumns;
+    for (int64_t i = 0; i < num_panels * kPanelColumns; i += kFloatsOfLine) {
+      __builtin_prefetch(addend + i, 1);
+    }
   }
 }
 
