@@ -324,11 +324,10 @@ class LLM:
         """Submit a request of a batch; where the queue is full, work until it has room."""
         while True:
             collector = Collector(self._assembler(prompt, params, priority, tenant), work)
-            num_finished = work.num_finished
             try:
                 self._open(collector.assembler, collector)
             except Overloaded:
-                work.num_finished = num_finished  # it was not taken
+                work.num_finished -= 1  # it was not taken; others may have finished meanwhile
                 if not self._routes:
                     raise
                 self._step()

@@ -427,6 +427,17 @@ def test_a_full_queue_is_waited_for(folder: Path) -> None:
         assert all(output.error is None for output in outputs)
 
 
+def test_a_stop_string_that_ends_an_answer_while_the_queue_is_full(folder: Path) -> None:
+    """The engine's last word on that answer comes together with its refusal of the next."""
+    with LLM(folder, max_waiting_requests=1, max_num_seqs=1) as llm:
+        text = llm.generate("Hello", SamplingParams(max_tokens=40, seed=3))[0].text
+        later = (char for char in text if char.isascii() and char not in text[:3])
+        stop = next(filter(str.isprintable, later))  # when somebody else waits already
+        outputs = llm.generate(["Hello"] * 4, SamplingParams(max_tokens=40, seed=3, stop=(stop,)))
+        assert [output.text for output in outputs] == [text[: text.index(stop)]] * 4
+        assert all(output.choices[0].stop_reason == stop for output in outputs)
+
+
 WRONG_CALLS: list[Callable[[LLM], Any]] = [
     lambda llm: llm.generate("a", params=5),  # type: ignore[arg-type]
     lambda llm: llm.generate("a", params={"max_tokens": 3}),  # type: ignore[arg-type]
