@@ -19,6 +19,30 @@ THINGS = (
     " apple tree flower river garden park castle dragon princess king star moon"
 ).split()
 TIMES_ASKED = 4
+EVENTS = {
+    "a dog who lost his ball": (r"ball", r"lost|gone|find|look"),
+    "a girl who lost her kite": (r"kite", r"lost|gone|find|look"),
+    "a cat who lost a drum": (r"drum", r"lost|gone|find|look"),
+    "a fox who did not give up": (r"fox", r"again|give up"),
+    "a boy who wants to build a snowman": (r"snowman", r"snow"),
+    "a rabbit who is afraid of the dark": (r"dark|night", r"afraid|scared"),
+    "two friends who fight over a toy": (r"mine|toy", r"sorry|share"),
+}
+"""What is asked for, and patterns that a story of it has."""
+TIMES_TOLD = 12
+BEGINNINGS = {
+    "Once upon a time there was a little rabbit named Coco.": r"Coco|rabbit",
+    "One day, Tom found a shiny coin in the garden.": r"coin",
+    "There was a robot who lived in a lighthouse.": r"robot",
+    "It was a cold winter night and the little bear could not sleep.": r"bear",
+    "Lily had a new red bike. She wanted to ride it to school.": r"bike",
+    "A fox and a hen met on the road.": r"fox|hen",
+    "Ben and his dog Rex went to the beach.": r"Rex|dog",
+    "The old king had lost his crown.": r"crown|king",
+    "Mia was afraid of the dark.": r"dark|afraid",
+    "Once there was a tiny dragon who could not fly.": r"dragon",
+}
+"""What is typed, and what comes up again if the story goes on with it."""
 
 
 def beginnings(held_out: Path) -> list[str]:
@@ -47,21 +71,47 @@ def num_loops(llm: LLM, prompts: list[str], **sampling: float) -> int:
     return sum(loop_in(output.choices[0].token_ids) is not None for output in outputs)
 
 
-def num_named(llm: LLM) -> int:
-    """How many stories about a thing have the word for it."""
-    asked = [thing for thing in THINGS for _ in range(TIMES_ASKED)]
+def answers(llm: LLM, requests: list[str]) -> list[str]:
+    """Sampled as suggested, each request with a seed of its own."""
     outputs = llm.chat(
-        [[{"role": "user", "content": f"Tell me a story about a {thing}."}] for thing in asked],
+        [[{"role": "user", "content": request}] for request in requests],
         [
             SamplingParams(max_tokens=300, temperature=0.5, top_p=0.9, seed=seed)
-            for seed in range(len(asked))
+            for seed in range(len(requests))
         ],
         progress=False,
     )
-    return sum(
-        re.search(rf"\b{thing}s?\b", output.text, re.IGNORECASE) is not None
-        for thing, output in zip(asked, outputs, strict=True)
-    )
+    return [output.text for output in outputs]
+
+
+def said(pattern: str, text: str) -> bool:
+    return re.search(pattern, text, re.IGNORECASE) is not None
+
+
+def num_named(llm: LLM, request: str) -> int:
+    """How many stories about a thing have the word for it."""
+    asked = [thing for thing in THINGS for _ in range(TIMES_ASKED)]
+    told = answers(llm, [request.format(thing) for thing in asked])
+    return sum(said(rf"\b{thing}s?\b", text) for thing, text in zip(asked, told, strict=True))
+
+
+def num_told(llm: LLM) -> list[int]:
+    """How many stories of each event tell of it."""
+    told = answers(llm, [f"Tell me a story about {e}." for e in EVENTS for _ in range(TIMES_TOLD)])
+    return [
+        sum(
+            all(said(pattern, text) for pattern in patterns)
+            for text in told[place * TIMES_TOLD : (place + 1) * TIMES_TOLD]
+        )
+        for place, patterns in enumerate(EVENTS.values())
+    ]
+
+
+def num_gone_on_with(llm: LLM) -> int:
+    """After how many beginnings a word of them comes up again."""
+    typed = [beginning for beginning in BEGINNINGS for _ in range(TIMES_ASKED)]
+    told = answers(llm, typed)
+    return sum(said(BEGINNINGS[one], text) for one, text in zip(typed, told, strict=True))
 
 
 def main() -> None:
@@ -85,7 +135,11 @@ def main() -> None:
         print(f"later sentences, greedy: {greedy} of {len(later)} loop")
         sampled = num_loops(llm, prompts, temperature=0.5, top_p=0.9)
         print(f"held-out beginnings, sampled: {sampled} of {len(prompts)} loop")
-        print(f"named: {num_named(llm)} of {len(THINGS) * TIMES_ASKED}")
+        asked = len(THINGS) * TIMES_ASKED
+        print(f"named: {num_named(llm, 'Tell me a story about a {}.')} of {asked}")
+        print(f"named, typed alone: {num_named(llm, '{}')} of {asked}")
+        print(f"told of, of {TIMES_TOLD} each: {dict(zip(EVENTS, num_told(llm), strict=True))}")
+        print(f"gone on with: {num_gone_on_with(llm)} of {len(BEGINNINGS) * TIMES_ASKED}")
 
 
 if __name__ == "__main__":
