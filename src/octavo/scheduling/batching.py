@@ -47,19 +47,18 @@ class Continuous:
     pads = False
 
     def __init__(self) -> None:
-        self._arrived: list[Sequence] = []
+        self._arrived: dict[Sequence, None] = {}  # as a set that keeps its order
 
     def add(self, sequence: Sequence) -> None:
-        self._arrived.append(sequence)
+        self._arrived[sequence] = None
 
     def discard(self, sequence: Sequence) -> None:
-        """Nothing to do: finished sequences are passed over."""
+        # Now: nobody may ask for a long time whether there is somebody to let through.
+        del self._arrived[sequence]
 
     def release(self, num_open: int) -> Iterable[Sequence]:
-        if not self._arrived:
-            return ()
-        arrived, self._arrived = self._arrived, []
-        return filter(_is_held_back, arrived)
+        arrived, self._arrived = self._arrived, {}
+        return arrived
 
     def next_wakeup_s(self) -> float | None:
         return None
@@ -161,22 +160,23 @@ class Static:
         self.pads = pad
         self._size = max_batch_size
         self._max_tokens = max_batch_tokens
-        self._arrived: list[Sequence] = []
+        self._arrived: dict[Sequence, None] = {}  # as a set that keeps its order
         self._wave: deque[Sequence] = deque()
         self._padding = Padding([])
 
     def add(self, sequence: Sequence) -> None:
-        self._arrived.append(sequence)
+        self._arrived[sequence] = None
 
     def discard(self, sequence: Sequence) -> None:
-        """Nothing to do: finished sequences are passed over when a batch is formed."""
+        # Those of the wave are passed over when a batch is formed.
+        self._arrived.pop(sequence, None)
 
     def release(self, num_open: int) -> Iterable[Sequence]:
         if num_open:
             return ()
         self._wave = deque(filter(_is_held_back, self._wave))
         if not self._wave:
-            self._wave.extend(sorted(filter(_is_held_back, self._arrived), key=_length_then_rank))
+            self._wave.extend(sorted(self._arrived, key=_length_then_rank))
             self._arrived.clear()
         members: list[Sequence] = []
         tokens = 0

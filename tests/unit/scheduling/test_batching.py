@@ -37,6 +37,15 @@ def finish(batching: Batching, sequence: Sequence) -> None:
     batching.discard(sequence)
 
 
+@pytest.mark.parametrize("batching", [Continuous(), Static(max_batch_size=2)], ids=repr)
+def test_whoever_is_gone_is_forgotten_before_anybody_is_let_through(batching: Batching) -> None:
+    first, _ = arrive(batching, 5, 6)
+    before = sys.getrefcount(first)
+    finish(batching, first)
+    assert sys.getrefcount(first) == before - 1
+    assert release(batching) == [6]
+
+
 class TestContinuous:
     def test_lets_everybody_through_at_once(self) -> None:
         batching = Continuous()
