@@ -93,8 +93,9 @@ class InProcessClient:
                 # What is raised at the end of the block would lose them.
                 if self._events and (are_held or not interrupts.have_come):
                     return self._take()
+            interrupts.deliver()  # a long prompt makes many steps without events
             if wait_s:
-                with self.interrupts.let_through():
+                with interrupts.let_through():
                     self._sleep(wait_s)
 
     def stats(self) -> EngineStats:

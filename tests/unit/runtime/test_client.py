@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import msgspec
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from octavo.core.config import EngineConfig
 from octavo.core.errors import EngineDead, InvalidRequest
-from octavo.core.events import Failed, Finished, FinishReason, Timings, Token, Usage
+from octavo.core.events import Event, Failed, Finished, FinishReason, Timings, Token, Usage
 from octavo.core.request import ChoiceSoFar, Priority, Request, SamplingParams
 from octavo.core.step import TokenLogprobs
 from octavo.engine.load import LoadedEngine, load_engine
@@ -150,6 +152,27 @@ def test_nobody_sleeps_while_there_is_something_to_compute(folder: Path) -> None
     client.submit(msgspec.structs.replace(make_request("waiting"), deadline_s=1000.0))
     assert len([event for event in drain(client) if isinstance(event, Finished)]) == 2
     assert slept == []
+
+
+@pytest.mark.parametrize("are_held", [True, False])
+def test_ctrl_c_waits_for_one_step_of_a_long_prompt(folder: Path, are_held: bool) -> None:
+    engine = load(folder, max_num_seqs=1, max_num_batched_tokens=8).engine
+    client = InProcessClient(engine)
+    step = engine.step
+
+    def interrupted() -> list[Event]:
+        signal.raise_signal(signal.SIGINT)
+        return step()
+
+    client.submit(make_request("long", prompt=tuple(range(2, 80))))
+    engine.step = interrupted  # type: ignore[method-assign]
+    held = client.interrupts.held() if are_held else nullcontext()
+    with pytest.raises(KeyboardInterrupt), held:
+        client.events()
+    assert engine.stats().steps == 1
+    engine.step = step  # type: ignore[method-assign]
+    tokens = [event for event in drain(client) if isinstance(event, Token)]
+    assert [token.index for token in tokens] == [0, 1, 2, 3]
 
 
 def test_a_backend_that_breaks_kills_the_engine_with_its_reason(folder: Path) -> None:
