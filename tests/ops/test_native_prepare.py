@@ -63,8 +63,8 @@ def test_peaks_at_the_ends(products: _native.Products, peak: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["bf16", "f32"])
-@pytest.mark.parametrize("rows", [1, 12, 13, 30])
-@pytest.mark.parametrize("k", [1, 2, 33])
+@pytest.mark.parametrize("rows", [1, 7, 12, 13, 30])
+@pytest.mark.parametrize("k", [1, 2, 33, 64, 203])  # 64 and more: 32 pairs of four rows at once
 def test_floats(products: _native.Products, name: str, rows: int, k: int) -> None:
     x = normal(np.random.default_rng([rows, k]), rows, k)
     operand = prepare(products, name, x)
