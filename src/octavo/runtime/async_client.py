@@ -108,10 +108,11 @@ class Answer:
 
     async def aclose(self) -> None:
         """Nobody reads it any more."""
-        self._closed = True
+        was_open, self._closed = self._is_open, True
         self._reader.deltas.clear()
         self._reader.news.set()
-        self._routes.close(self.request_id)
+        if was_open:
+            self._routes.close(self.request_id)
 
     async def __aenter__(self) -> Answer:
         return self
@@ -125,7 +126,13 @@ class Answer:
         await self.aclose()
 
     def __del__(self) -> None:
-        self._routes.abandon(self.request_id)  # the collector may run anywhere
+        if self._is_open:
+            self._routes.abandon(self.request_id)  # the collector may run anywhere
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether its id is still its own: afterwards another request may have it."""
+        return not (self._closed or self._reader.assembler.finished)
 
 
 class AsyncClient:

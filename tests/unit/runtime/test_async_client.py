@@ -165,6 +165,20 @@ async def test_an_answer_that_nobody_holds_is_aborted(endless: Path) -> None:
         assert (await client.stats()).scheduler.running == 0
 
 
+async def test_an_answer_that_is_let_go_of_leaves_the_next_one_of_its_name(folder: Path) -> None:
+    async with await AsyncClient.load(folder) as client:
+        prompt = client.text.encode("Hello")
+        answer = client.start(prompt, PARAMS, request_id="mine")
+        first = await answer.output()
+        before = answer
+        answer = client.start(prompt, PARAMS, request_id="mine")
+        await before.aclose()
+        del before
+        gc.collect()
+        second = await asyncio.wait_for(answer.output(), 60)
+        assert [one.token_ids for one in second.choices] == [one.token_ids for one in first.choices]
+
+
 async def test_a_close_that_is_cancelled_leaves_nobody_waiting(endless: Path) -> None:
     client = await AsyncClient.load(endless)
     answer = client.start(client.text.encode("Hello"), LONG)
