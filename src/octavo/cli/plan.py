@@ -223,7 +223,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         ConfigError: none of these, or nothing.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?i?)b?\s*", text.lower())
+    match = re.fullmatch(r"\s*(\d{1,20}(?:\.\d+)?)\s*([kmg]?i?)b?\s*", text.lower())
     if match is None or match[2] not in _UNITS:
         hint = "as in 16GiB or 500MB; left out, it is what this machine has free"
         raise ConfigError(f"not an amount of memory: {text!r}", hint=hint)
