@@ -18,6 +18,7 @@ from octavo.batch.local_server import LocalServer
 from octavo.batch.output import OutputFile
 from octavo.batch.work import BatchWork, Tally
 from octavo.cli.exit_codes import ExitCode
+from octavo.cli.hints import require_positive
 from octavo.cli.loading import LoadedModel, load_model
 from octavo.cli.output import print_json, show_warnings
 from octavo.cli.serve import named_models
@@ -80,10 +81,7 @@ def batch(
         )
     if output is None:
         model, input, output = BUILTIN, Path(model), input  # noqa: A001
-    for name, value in (("limit", limit), ("in_flight", in_flight)):
-        if value is not None and value < 1:
-            hint = f"leave --{name.replace('_', '-')} out for what is usual"
-            raise ConfigError(f"{name} must be at least 1, got {value}", hint=hint)
+    require_positive(limit=limit, in_flight=in_flight)
     config = EngineConfig.from_options(given(engine))
     [(name, source)] = named_models([model]).items()
     show_warnings()

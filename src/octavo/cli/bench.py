@@ -42,6 +42,7 @@ from octavo.cli.bench_tables import (
     run_table,
 )
 from octavo.cli.exit_codes import ExitCode
+from octavo.cli.hints import require_positive
 from octavo.cli.output import console, formats_text, print_error, print_json
 from octavo.cli.settings import EngineFlags, given
 from octavo.core.config import EngineConfig
@@ -80,7 +81,8 @@ def ladder(
         num_threads: of the engine; by default one for each core.
         json: one JSON object on stdout.
     """
-    runs = (1 if quick else 3) if repeat is None else _at_least_one("repeat", repeat)
+    require_positive(repeat=repeat)
+    runs = repeat or (1 if quick else 3)
     workload = QUICK if quick else FULL
 
     def measure(name: str, job: RungJob) -> RungResult:
@@ -163,7 +165,7 @@ def engine(
     if shape is None and model is None:
         model = BUILTIN
     wanted = check_metrics(tuple(metrics or ()))
-    _at_least_one("repeat", repeat)
+    require_positive(repeat=repeat)
     samples: list[Sample] = []
     with _subject(model, shape) as subject:
         options = _engine_options(subject, length_for(wanted), given(engine))
@@ -218,8 +220,8 @@ def overhead(
         repeat: runs of each; the median run is printed.
         json: one JSON object on stdout.
     """
-    counts = tuple(_at_least_one("rows", count) for count in rows or (1, 32))
-    _at_least_one("repeat", repeat)
+    counts = tuple(rows or (1, 32))
+    require_positive(rows=min(counts), repeat=repeat)
     with _subject(None, "nothing") as subject:
         job = OverheadJob(folder=str(subject.folder), rows=counts, repeat=repeat)
         results = list(run_in_worker(job, OverheadResult))
@@ -262,13 +264,6 @@ def _engine_options(subject: _Subject, length: int, flags: dict[str, Any]) -> di
     }
     EngineConfig.from_options(options)
     return options
-
-
-def _at_least_one(name: str, value: int) -> int:
-    if value < 1:
-        hint = f"leave --{name} out for what is usual"
-        raise ConfigError(f"{name} must be at least 1, got {value}", hint=hint)
-    return value
 
 
 def _note(text: str) -> None:

@@ -20,6 +20,7 @@ from octavo.cli.bench_tables import (
     roofs_table,
 )
 from octavo.cli.exit_codes import ExitCode
+from octavo.cli.hints import require_positive
 from octavo.cli.output import console, print_json
 from octavo.core.errors import ConfigError, did_you_mean
 from octavo.weights.formats import find_format
@@ -64,10 +65,7 @@ def kernels(
             hint = did_you_mean(name, PARTS) or f"parts are {', '.join(PARTS)}"
             raise ConfigError(f"unknown part {name!r}", hint=hint)
     counts = tuple(rows or ROWS)
-    for name, value in (("rows", min(counts)), ("repeat", repeat), ("num_threads", num_threads)):
-        if value is not None and value < 1:
-            hint = f"leave --{name.replace('_', '-')} out for what is usual"
-            raise ConfigError(f"{name} must be at least 1, got {value}", hint=hint)
+    require_positive(rows=min(counts), repeat=repeat, num_threads=num_threads)
     job = KernelsJob(
         shape=shape,
         parts=wanted,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from octavo.cli.fields import Setting
 from octavo.cli.settings import ENGINE, SAMPLING, show_value
+from octavo.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from cyclopts import Argument, CycloptsError
@@ -27,6 +28,18 @@ def hint_of_value(message: str) -> str | None:
     named = _FIRST_NAME.match(message)
     setting = None if named is None else _SETTINGS.get(named[1])
     return None if setting is None else _meaning(setting)
+
+
+def require_positive(**flags: int | None) -> None:
+    """Refuse what is given and below 1.
+
+    Raises:
+        ConfigError: names the first of them.
+    """
+    for name, value in flags.items():
+        if value is not None and value < 1:
+            hint = f"leave --{name.replace('_', '-')} out for what is usual"
+            raise ConfigError(f"{name} must be at least 1, got {value}", hint=hint)
 
 
 def hint_of_words(error: CycloptsError) -> str:
