@@ -68,7 +68,8 @@ class Product final : public Call {
   void run_few_tiles(int64_t first_panel, int64_t num_panels, int thread) const;
   void run_block(int64_t first_tile, int64_t last_tile, int64_t first_panel, int64_t last_panel,
                  int thread) const;
-  // What the results will be added to comes near while they are computed.
+  // What the results will be added to comes near while they are computed. (What a few tiles are
+  // added to is small enough to be near.)
   void fetch_addend(int64_t tile, int64_t first_panel, int64_t num_panels) const;
   void finish_tile(int64_t tile, int64_t first_panel, int64_t num_panels, float* results,
                    int64_t results_stride, int thread) const;

@@ -1,5 +1,5 @@
-// Float32 rows into the tile of an operand. Plain loops: each unit's compiler makes vectors of
-// them, and every operation is one IEEE operation on one element.
+// Float32 rows into the tile of an operand. Plain loops, but for how AVX-512 stores words: each
+// unit's compiler makes vectors of them, and every operation is one IEEE operation on one element.
 // Included by each unit of kernels inside its anonymous namespace.
 #pragma once
 
@@ -109,8 +109,8 @@ inline void quantise_row(const float* x, const QuantisedGroup& to) {
     sum += small_sum;
   }
   *to.correction = -128 * sum;
-  auto* bytes = reinterpret_cast<int8_t*>(to.words);
-  for (int i = 0; i < kGroup; ++i) bytes[i] = static_cast<int8_t>(integers[i]);
+  auto* bytes = reinterpret_cast<unsigned char*>(to.words);
+  for (int i = 0; i < kGroup; ++i) bytes[i] = static_cast<unsigned char>(integers[i]);
 }
 
 void prepare_int8(const PrepareTask& task) {

@@ -1,5 +1,5 @@
 // Rows of words become columns: sixteen words of four rows at a time.
-// Included by avx512.inl after Floats.
+// Included by avx512.inl.
 
 // to[i * height + r] = words[r][i], for four rows of 32 words.
 inline void store_all_words(const uint32_t (&words)[4][32], uint32_t* to, int64_t height) {
