@@ -13,7 +13,7 @@ from tokenizers import Encoding, Tokenizer
 from conversations import Exchange, Requests, Talk, gone_on_with, hastily, plainly, request_for
 from corpus import WORD
 from made_stories import Teller
-from make_tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER
+from make_tokenizer import END_OF_TEXT, END_OF_TURN, user_turn
 
 AGAIN_SHARE = 0.3
 """What answers something goes on with the conversation before it so often."""
@@ -88,10 +88,7 @@ class Mixture:
         self._chance = random.Random(seed)
         self._teller = Teller(self._chance)
         self._talk = Talk(self._chance)
-        self._ids = {
-            token: tokenizer.token_to_id(token)
-            for token in (END_OF_TEXT, USER, ASSISTANT, END_OF_TURN)
-        }
+        self._ids = {token: tokenizer.token_to_id(token) for token in (END_OF_TEXT, END_OF_TURN)}
         self._epochs = self._in_epochs()
         self._pieces = self._stream()
         self._rest = (np.empty(0, np.int64), np.empty(0, np.float32))
@@ -126,8 +123,7 @@ class Mixture:
             goes_on = again and in_conversation
             tokens, weights = ([], []) if goes_on else ([ids[END_OF_TEXT]], [1.0])
             if said.request is not None:
-                request = self._encode(said.request).ids
-                given = [ids[USER], *request, ids[END_OF_TURN], ids[ASSISTANT]]
+                given = self._encode(user_turn(said.request)).ids
                 tokens += given
                 weights += [0.0] * len(given)
             answer = self._encode(said.answer)

@@ -33,12 +33,20 @@ def make_tokenizer(stories: Iterable[str]) -> Tokenizer:
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
     "{%- for message in messages -%}"
-    "{%- if message['role'] == 'user' -%}<|user|>{{ message['content'] }}<|end|>"
+    "{%- if message['role'] == 'user' -%}<|user|> {{ message['content'] | trim }}<|end|>"
     "{%- elif message['role'] == 'assistant' -%}<|assistant|>{{ message['content'] }}<|end|>"
     "{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
+
+
+def user_turn(text: str) -> str:
+    """What CHAT_TEMPLATE makes of a message, up to its answer.
+
+    With the space its first word is the same tokens as within a sentence.
+    """
+    return f"{USER} {text}{END_OF_TURN}{ASSISTANT}"
 
 
 def tokenizer_config() -> dict[str, object]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from conversations import Requests
-from make_tokenizer import ASSISTANT, END_OF_TEXT, END_OF_TURN, USER
+from make_tokenizer import END_OF_TEXT, user_turn
 from octavo import LLM, SamplingParams
 
 CHAT_SHARE = 0.25
@@ -74,7 +74,7 @@ class Beginnings:
     def _begin(self, story: str) -> list[int]:
         if self._chance.random() < CHAT_SHARE:
             request = self._requests.request(story, self._chance)
-            return self._encode(f"{END_OF_TEXT}{USER}{request}{END_OF_TURN}{ASSISTANT}")
+            return self._encode(END_OF_TEXT + user_turn(request))
         given = self._chance.randint(MIN_BEGINNING, MAX_BEGINNING)
         return self._encode(END_OF_TEXT + story)[: 1 + given]
 

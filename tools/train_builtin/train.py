@@ -28,14 +28,14 @@ from make_tokenizer import END_OF_TEXT, make_tokenizer, save
 from model import Stories
 
 SEED = 20261121
-STEPS = 4200
+STEPS = 4000
 TOKENS_A_STEP = 16_384
 TOKENS_AT_ONCE = 8_192
 SHORT_CONTEXT, LONG_CONTEXT = 512, 1024
-LONG_FROM = 3570
+LONG_FROM = 3400
 """The step from which on rows are long."""
 WARM_UP = 60
-DECAY_FROM = 1680
+DECAY_FROM = 1600
 """From here on the rate falls to nothing."""
 FIRST_MENTION = 4.0
 """What the first mention of something that was asked for counts in the loss."""

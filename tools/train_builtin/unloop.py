@@ -47,7 +47,7 @@ RATE = 2e-4
 WARM_UP = 10
 UNLIKELIHOOD = 0.1
 """Weight of its term beside the likelihood of ordinary rows."""
-SHARE = 0.9
+SHARE = 0.6
 """Of the way from the weights before to the weights after, so much is gone."""
 
 
