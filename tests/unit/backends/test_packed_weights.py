@@ -198,16 +198,22 @@ def test_a_checkpoint_that_changes_meanwhile_is_not_kept(
     assert cache.entries() == []
 
 
+def damage(cache: PackCache) -> bytes:
+    """What is in the only file, now that its last byte is another one."""
+    (path,) = cache.folder.iterdir()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    return bytes(data)
+
+
 def test_a_damaged_file_is_made_anew(
     tmp_path: Path, cache: PackCache, caplog: pytest.LogCaptureFixture
 ) -> None:
     case = case_of("qwen2")
     folder = case.write(tmp_path / "model")
     _, expected = run(folder, case, cache, "w8")
-    (path,) = cache.folder.iterdir()
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+    damage(cache)
     executable, logits = run(folder, case, cache, "w8")
     assert not executable.weights_from_cache
     assert "made anew" in caplog.text
@@ -238,10 +244,7 @@ def test_damage_that_cannot_be_mended_is_told_once(
     case = case_of("llama")
     folder = case.write(tmp_path / "model")
     _, expected = run(folder, case, cache, "w8")
-    (path,) = cache.folder.iterdir()
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+    damaged = damage(cache)
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -250,7 +253,7 @@ def test_damage_that_cannot_be_mended_is_told_once(
     executable, logits = run(folder, case, cache, "w8")
     np.testing.assert_array_equal(logits, expected)
     assert not executable.weights_from_cache
-    assert path.read_bytes() == data
+    assert next(cache.folder.iterdir()).read_bytes() == damaged
     [told] = [record.getMessage() for record in caplog.records]
     assert "is damaged" in told
     assert "cannot be replaced, as its folder cannot be written (Permission denied)" in told
