@@ -37,7 +37,9 @@ def finish(batching: Batching, sequence: Sequence) -> None:
     batching.discard(sequence)
 
 
-@pytest.mark.parametrize("batching", [Continuous(), Static(max_batch_size=2)], ids=["continuous", "static"])
+@pytest.mark.parametrize(
+    "batching", [Continuous(), Static(max_batch_size=2)], ids=["continuous", "static"]
+)
 def test_whoever_is_gone_is_forgotten_before_anybody_is_let_through(batching: Batching) -> None:
     first, _ = arrive(batching, 5, 6)
     before = sys.getrefcount(first)
