@@ -10,14 +10,29 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from conversations import Exchange, Requests, Talk, gone_on_with, hastily, plainly, request_for
+from conversations import (
+    Exchange,
+    Requests,
+    Talk,
+    begun,
+    gone_on_with,
+    hastily,
+    plainly,
+    request_for,
+)
 from corpus import WORD
-from made_stories import Teller
+from introductions import Introductions
+from made_stories import LATER, LATER_TALK, TALK, MadeStory, Teller, read_plots
 from make_tokenizer import END_OF_TEXT, END_OF_TURN, user_turn
 
 AGAIN_SHARE = 0.3
 """What answers something goes on with the conversation before it so often."""
 RENAMED_SHARE = 0.3
+LATER_TIMES = 2
+"""A plot of the second stage is told so often where one of the first is told once."""
+LATER_TALK_TIMES = 4
+LATER_ASKED_SHARE = 0.8
+"""How many topics of the second stage are what the plot says that it is about."""
 
 GIRLS = "Lily Mia Lucy Sara Anna Emma Amy Jane Sue Molly Daisy Bella Sally Ella Kate Rosie".split()
 BOYS = "Tim Tom Ben Max Jack Sam Bob Joe Leo Billy Timmy Tommy Mark Johnny Fred Peter".split()
@@ -41,6 +56,8 @@ class Shares:
     """Of the topics of made stories, so many are a thing or a place in it, if there is any."""
     talk: float
     """Of everything that is told or said, so much is no story."""
+    introduced: float = 0.0
+    """Of the made stories, so many go on with how somebody else begins one (``introductions``)."""
 
 
 FIRST_SHARES = Shares(
@@ -68,7 +85,8 @@ class Mixture:
     Stories of the corpus come in another order in every epoch; names of people change places in
     some, so that a name has to be looked up, not remembered. Made stories are new every time. Some
     stories stand alone, some answer a request, alone or after others in the same conversation.
-    ``shares`` may be changed at any time, for what is drawn from then on.
+    ``shares`` may be changed at any time, for what is drawn from then on. ``later``: with the plots
+    and the talk of the second stage.
     """
 
     def __init__(
@@ -79,6 +97,7 @@ class Mixture:
         shares: Shares = FIRST_SHARES,
         *,
         first_mention: float = 1.0,
+        later: bool = False,
     ) -> None:
         self.shares = shares
         self._first_mention = first_mention
@@ -86,8 +105,14 @@ class Mixture:
         self._requests = Requests(stories)
         self._tokenizer = tokenizer
         self._chance = random.Random(seed)
-        self._teller = Teller(self._chance)
-        self._talk = Talk(self._chance)
+        if later:
+            plots = read_plots() + LATER_TIMES * read_plots(LATER)
+            self._teller = Teller(self._chance, plots, asked_share=LATER_ASKED_SHARE)
+            self._talk = Talk(self._chance, (TALK, *LATER_TALK_TIMES * (LATER_TALK,)))
+        else:
+            self._teller = Teller(self._chance)
+            self._talk = Talk(self._chance)
+        self._introductions = Introductions(self._chance)
         self._ids = {token: tokenizer.token_to_id(token) for token in (END_OF_TEXT, END_OF_TURN)}
         self._epochs = self._in_epochs()
         self._pieces = self._stream()
@@ -141,6 +166,9 @@ class Mixture:
             return self._talk.exchange()
         if chance.random() < self.shares.made:
             made = self._teller.story()
+            introduced = self._introduced(made)
+            if introduced is not None:
+                return introduced
             if chance.random() >= self.shares.made_chat:
                 return Exchange(None, made.text)
             topic = made.topic
@@ -157,6 +185,14 @@ class Mixture:
         if chance.random() < self.shares.begun:
             return hastily(gone_on_with(told, chance), chance)
         return Exchange(None, told)
+
+    def _introduced(self, made: MadeStory) -> Exchange | None:
+        """The story as it goes on with a beginning that somebody types, in some cases."""
+        chance = self._chance
+        if not self.shares.introduced or chance.random() >= self.shares.introduced:
+            return None
+        parts = self._introductions.begin(made)
+        return hastily(begun(*parts, chance), chance) if parts else None
 
     def _in_epochs(self) -> Iterator[str]:
         """The stories of the corpus, shuffled anew each time they are all told."""

@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
 
 from corpus import WORD
@@ -183,11 +184,15 @@ def gone_on_with(story: str, chance: random.Random) -> Exchange:
         spaces = [match.start() for match in re.finditer('(?<!") ', story[: ends[-1]])][3:]
         ends = [end for end in spaces if story.count('"', 0, end) % 2 == 0] or ends
     cut = chance.choice(ends)
-    beginning = story[:cut]
+    return begun(story[:cut], story[cut:].lstrip(), chance)
+
+
+def begun(beginning: str, rest: str, chance: random.Random) -> Exchange:
+    """How a story begins, perhaps with the wish for the rest of it, and the rest."""
     request = beginning
     if chance.random() < GO_ON_SHARE:
         request = chance.choice(GO_ON).format(beginning)
-    return Exchange(request, story[cut:].lstrip(), beginning)
+    return Exchange(request, rest, beginning)
 
 
 def hastily(said: Exchange, chance: random.Random) -> Exchange:
@@ -203,9 +208,13 @@ class Talk:
     ``plots/talk.toml`` has both, with choices as in the plots.
     """
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, files: Iterable[Path] = (TALK,)) -> None:
         self._chance = chance
-        self._kinds = tomllib.loads(TALK.read_text(encoding="utf-8"))["talk"]
+        self._kinds = [
+            kind
+            for path in files
+            for kind in tomllib.loads(path.read_text(encoding="utf-8"))["talk"]
+        ]
 
     def exchange(self) -> Exchange:
         """One thing said, and its answer."""

@@ -18,13 +18,15 @@ from types import SimpleNamespace
 from typing import Any
 
 PLOTS = Path(__file__).parent / "plots"
-WORDS, TALK = PLOTS / "words.toml", PLOTS / "talk.toml"
+LATER = PLOTS / "later"
+"""The plots of the second stage of the training."""
+WORDS, TALK, LATER_TALK = PLOTS / "words.toml", PLOTS / "talk.toml", LATER / "talk.toml"
+INTRODUCTIONS = PLOTS / "introductions.toml"
 
 ANYBODY_SHARE = 0.35
 """So often a role is given to anybody: who is asked for is to be found in the story, also where
 the plot was not made for them."""
 ASKED_SHARE = 0.6
-"""So often a topic is what the plot says that it is about; else somebody or something in it."""
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 ARTICLE = re.compile(r"\b([Aa]) (?=[aeiouAEIOU])(?!uni|use|one\b)")
 PRONOUNS = {
@@ -187,6 +189,8 @@ class MadeStory:
 
     text: str
     topic: str
+    hero: Being | None = None
+    """The first of its cast, where that is somebody."""
 
 
 class Capitals(string.Formatter):
@@ -206,7 +210,7 @@ def read_plots(folder: Path = PLOTS) -> list[Plot]:
     """Every plot below a folder, in the order of the files' names."""
     plots = []
     for path in sorted(folder.glob("*.toml")):
-        if path in (WORDS, TALK):
+        if path in (WORDS, TALK, LATER_TALK, INTRODUCTIONS):
             continue
         for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
             plots.append(
@@ -222,10 +226,21 @@ def read_plots(folder: Path = PLOTS) -> list[Plot]:
 
 
 class Teller:
-    """Tells made stories, each from a plot drawn with equal chances."""
+    """Tells made stories, each from a plot drawn with equal chances.
 
-    def __init__(self, chance: random.Random, plots: Sequence[Plot] | None = None) -> None:
+    ``asked_share`` of the topics are what the plot says that it is about; the others are somebody
+    or something in it.
+    """
+
+    def __init__(
+        self,
+        chance: random.Random,
+        plots: Sequence[Plot] | None = None,
+        *,
+        asked_share: float = ASKED_SHARE,
+    ) -> None:
         self._chance = chance
+        self._asked_share = asked_share
         self._plots = read_plots() if plots is None else list(plots)
         self._words = Words(tomllib.loads(WORDS.read_text(encoding="utf-8")))
 
@@ -246,7 +261,9 @@ class Teller:
             },
         }
         text = told(plot.story, named, self._chance)
-        return MadeStory(text, self._topic(plot, cast, named))
+        first = next(iter(cast.values()))
+        hero = first if isinstance(first, Being) else None
+        return MadeStory(text, self._topic(plot, cast, named), hero)
 
     def _topic(self, plot: Plot, cast: Mapping[str, Member], named: Mapping[str, Any]) -> str:
         """As the plot says it, or just who or what is in it: the first of its cast, a thing, a
@@ -262,7 +279,7 @@ class Teller:
                 f"{first} and {member if isinstance(member, Being) else _nameless(member)}"
                 for member in others
             ]
-        asked = plot.asks if self._chance.random() < ASKED_SHARE else short
+        asked = plot.asks if self._chance.random() < self._asked_share else short
         return told(self._chance.choice(asked), named, self._chance)
 
 

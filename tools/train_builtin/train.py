@@ -2,8 +2,7 @@
 
     python tools/train_builtin/train.py ../shared/data/text build/builtin
 
-An interrupted run goes on where it last saved, with the tokeniser that it began with. The schedule
-holds the rate, and then lets it fall to nothing.
+An interrupted run goes on where it last saved, with the tokeniser that it began with.
 """
 
 import argparse
@@ -11,7 +10,7 @@ import json
 import math
 import random
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -21,41 +20,107 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from batches import FIRST_SHARES, Mixture, Rows
+from batches import FIRST_SHARES, Mixture, Rows, Shares
 from corpus import Corpus, read_corpus
 from made_stories import Teller
 from make_tokenizer import END_OF_TEXT, make_tokenizer, save
 from model import Stories
 
 SEED = 20261121
-STEPS = 4000
 TOKENS_A_STEP = 16_384
 TOKENS_AT_ONCE = 8_192
 SHORT_CONTEXT, LONG_CONTEXT = 512, 1024
-LONG_FROM = 3400
-"""The step from which on rows are long."""
-WARM_UP = 60
-DECAY_FROM = 1600
-"""From here on the rate falls to nothing."""
 FIRST_MENTION = 4.0
 """What the first mention of something that was asked for counts in the loss."""
-RATE = 3e-3
 WEIGHT_DECAY = 0.1
 DROPOUT = 0.05
 """Of the embeddings; in every layer it would take much longer: docs/log.md."""
-LATER_SHARES = replace(FIRST_SHARES, made=0.8, chat=0.0, talk=0.07)
-"""What there is how much of while the rate falls: more stories are made ones, as what is learned
-last stays best, and they hang together. How people ask is a matter of form, which is learned
-soon."""
 LOG_EVERY = 20
 EVALUATE_EVERY = 100
 
 
-def rate_at(step: int) -> float:
-    """As a share of RATE."""
-    if step < WARM_UP:
-        return (step + 1) / WARM_UP
-    return min(1.0, (STEPS - step) / (STEPS - DECAY_FROM))
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Steps from ``begins`` to ``ends`` (without it), with fresh optimisers and a new mixture.
+
+    The rate rises to ``rate`` in ``warm_up`` steps, is held, and falls to nothing from
+    ``decay_from`` on. From there on there is ``later_shares`` of what; from ``long_from`` on rows
+    are long.
+    """
+
+    begins: int
+    ends: int
+    rate: float
+    warm_up: int
+    decay_from: int
+    long_from: int
+    shares: Shares
+    later_shares: Shares
+    later_plots: bool
+
+    def rate_at(self, step: int) -> float:
+        """What a step multiplies slopes with."""
+        rising = (step - self.begins + 1) / self.warm_up
+        falling = (self.ends - step) / (self.ends - self.decay_from)
+        return self.rate * min(1.0, rising, falling)
+
+    def mixture(self, stories: list[str], tokenizer: Tokenizer) -> Mixture:
+        """What there is to learn from in this stage, from its first row on."""
+        return Mixture(
+            stories,
+            tokenizer,
+            SEED + self.begins,
+            self.shares,
+            first_mention=FIRST_MENTION,
+            later=self.later_plots,
+        )
+
+    def batches(self, mixture: Mixture, step: int) -> list[Rows]:
+        """What a step is trained on, for one pass after the other."""
+        mixture.shares = self.later_shares if step >= self.decay_from else self.shares
+        context = LONG_CONTEXT if step >= self.long_from else SHORT_CONTEXT
+        rows = TOKENS_AT_ONCE // context
+        return [mixture.rows(rows, context) for _ in range(TOKENS_A_STEP // TOKENS_AT_ONCE)]
+
+
+FIRST = Stage(
+    begins=0,
+    ends=4000,
+    rate=3e-3,
+    warm_up=60,
+    decay_from=1600,
+    long_from=3400,
+    shares=FIRST_SHARES,
+    # While the rate falls more stories are made ones, as what is learned last stays best, and they
+    # hang together. How people ask is a matter of form, which is learned soon.
+    later_shares=replace(FIRST_SHARES, made=0.8, chat=0.0, talk=0.07),
+    later_plots=False,
+)
+"""To write stories."""
+SECOND_SHARES = Shares(
+    made=0.88,
+    chat=0.0,
+    begun=0.3,
+    made_chat=0.92,
+    plain=0.4,
+    things=0.0,
+    talk=0.09,
+    introduced=0.25,
+)
+SECOND = Stage(
+    begins=FIRST.ends,
+    ends=6400,
+    rate=1e-3,
+    warm_up=40,
+    decay_from=4800,
+    long_from=6100,
+    shares=SECOND_SHARES,
+    later_shares=SECOND_SHARES,
+    later_plots=True,
+)
+"""To answer what is asked, and to go on with what is begun: more plots, most of them as answers."""
+STAGES = (FIRST, SECOND)
+STEPS = STAGES[-1].ends
 
 
 def held_out_bits(model: Stories, tokenizer: Tokenizer, stories: list[str]) -> float:
@@ -80,10 +145,8 @@ def optimizers(model: Stories) -> list[torch.optim.Optimizer]:
     chosen = {id(weight) for weight in matrices}
     others = [weight for weight in model.parameters() if id(weight) not in chosen]
     return [
-        torch.optim.Muon(
-            matrices, lr=RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"
-        ),
-        torch.optim.AdamW(others, lr=RATE, betas=(0.9, 0.95), weight_decay=0.01),
+        torch.optim.Muon(matrices, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.01),
     ]
 
 
@@ -121,37 +184,42 @@ def mean_loss(model: Stories, tokens: Tensor, next_tokens: Tensor, weights: Tens
 
 def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log: TextIO) -> None:
     """All steps that ``saved`` has not done, as if it had never been interrupted."""
-    steppers = optimizers(model)
-    mixture = Mixture(corpus.train, tokenizer, SEED, first_mention=FIRST_MENTION)
-    compiled_loss = torch.compile(mean_loss, dynamic=False)
-    first = 0
-    if saved.exists():
-        state = torch.load(saved)
-        first = state["step"]
+    state = torch.load(saved) if saved.exists() else {"step": 0}
+    first = state["step"]
+    if first:
         model.load_state_dict(state["model"])
-        for stepper, values in zip(steppers, state["steppers"], strict=True):
-            stepper.load_state_dict(values)
-        for step in range(first):
-            batches_of(mixture, step)
-        if mixture.state() != state.get("data"):
-            raise SystemExit(f"{saved}: saved by a training on other data, or in another order")
-        torch.set_rng_state(state["random"])
+    compiled_loss = torch.compile(mean_loss, dynamic=False)
     began, losses = time.monotonic(), []
-    for step in range(first, STEPS):
-        for stepper in steppers:
-            for group in stepper.param_groups:
-                group["lr"] = RATE * rate_at(step)
-        batches = batches_of(mixture, step)
-        for rows in batches:
-            loss = compiled_loss(model, *map(torch.from_numpy, rows))
-            (loss / len(batches)).backward()
-            losses.append(loss.item())
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for stepper in steppers:
-            stepper.step()
-            stepper.zero_grad()
-        done = step + 1
-        if done % LOG_EVERY == 0:
+    for stage in STAGES:
+        if first >= stage.ends:
+            continue
+        steppers = optimizers(model)
+        mixture = stage.mixture(corpus.train, tokenizer)
+        if first > stage.begins:
+            for stepper, values in zip(steppers, state["steppers"], strict=True):
+                stepper.load_state_dict(values)
+            for step in range(stage.begins, first):
+                stage.batches(mixture, step)
+            if mixture.state() != state.get("data"):
+                raise SystemExit(f"{saved}: saved by a training on other data, or in another order")
+        if first:
+            torch.set_rng_state(state["random"])
+        for step in range(max(first, stage.begins), stage.ends):
+            for stepper in steppers:
+                for group in stepper.param_groups:
+                    group["lr"] = stage.rate_at(step)
+            batches = stage.batches(mixture, step)
+            for rows in batches:
+                loss = compiled_loss(model, *map(torch.from_numpy, rows))
+                (loss / len(batches)).backward()
+                losses.append(loss.item())
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            for stepper in steppers:
+                stepper.step()
+                stepper.zero_grad()
+            done = step + 1
+            if done % LOG_EVERY:
+                continue
             row = {
                 "step": done,
                 "tokens": done * TOKENS_A_STEP,
@@ -160,26 +228,30 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
             losses.clear()
             if done % EVALUATE_EVERY == 0:
                 row["held_out_bits"] = round(held_out_bits(model, tokenizer, corpus.held_out), 4)
-                state = {
-                    "step": done,
-                    "model": model.state_dict(),
-                    "steppers": [stepper.state_dict() for stepper in steppers],
-                    "random": torch.get_rng_state(),
-                    "data": mixture.state(),
-                }
-                torch.save(state, saved.with_suffix(".part"))
-                saved.with_suffix(".part").rename(saved)
+                save_state(model, steppers, mixture, done, saved)
             log.write(json.dumps(row) + "\n")
             log.flush()
             print(f"{time.monotonic() - began:7.0f} s  {row}", flush=True)
+        first = stage.ends
 
 
-def batches_of(mixture: Mixture, step: int) -> list[Rows]:
-    """What a step is trained on, for one pass after the other."""
-    mixture.shares = LATER_SHARES if step >= DECAY_FROM else FIRST_SHARES
-    context = LONG_CONTEXT if step >= LONG_FROM else SHORT_CONTEXT
-    rows = TOKENS_AT_ONCE // context
-    return [mixture.rows(rows, context) for _ in range(TOKENS_A_STEP // TOKENS_AT_ONCE)]
+def save_state(
+    model: Stories,
+    steppers: list[torch.optim.Optimizer],
+    mixture: Mixture,
+    done: int,
+    saved: Path,
+) -> None:
+    """All that it takes to go on after so many steps, in place of what was saved before."""
+    state = {
+        "step": done,
+        "model": model.state_dict(),
+        "steppers": [stepper.state_dict() for stepper in steppers],
+        "random": torch.get_rng_state(),
+        "data": mixture.state(),
+    }
+    torch.save(state, saved.with_suffix(".part"))
+    saved.with_suffix(".part").rename(saved)
 
 
 if __name__ == "__main__":

@@ -17,26 +17,18 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 
-from batches import Mixture
 from corpus import read_corpus
 from export import rounded, write_folder
 from model import Stories
 from repetition import Beginnings, Continuation, continued, sentence_ending
-from train import (
-    DROPOUT,
-    FIRST_MENTION,
-    LATER_SHARES,
-    SEED,
-    STEPS,
-    held_out_bits,
-    mean_loss,
-)
+from train import DROPOUT, SEED, STAGES, STEPS, held_out_bits, mean_loss
 
 ROUNDS = 6
 BEGINNINGS_A_ROUND = 384
@@ -103,9 +95,7 @@ def main() -> None:
     model = Stories(DROPOUT)
     model.load_state_dict(state["model"])
     stepper = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01)
-    mixture = Mixture(
-        corpus.train, tokenizer, SEED + STEPS, LATER_SHARES, first_mention=FIRST_MENTION
-    )
+    mixture = replace(STAGES[-1], begins=STEPS).mixture(corpus.train, tokenizer)
     beginnings = Beginnings(corpus.train, tokenizer, SEED)
     ending = sentence_ending(tokenizer)
     folder = run / "unloop"

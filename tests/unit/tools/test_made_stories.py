@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from conversations import Talk, request_for
-from made_stories import TALK, Being, Plot, Teller, read_plots, told
+from made_stories import LATER, LATER_TALK, TALK, Being, Plot, Teller, read_plots, told
 
-PLOTS = read_plots()
+PLOTS = read_plots() + read_plots(LATER)
 SEEDS = range(25)
 HOLE = re.compile(r"[\[\]{}|<>]|  |\b[Aa] [aeio]|\b(an?|the) (an?|the) |\bNone\b| [.,!?](?!\.)")
 """What a mistake in a plot leaves in a story."""
@@ -60,12 +61,20 @@ def test_choices_articles_and_capitals() -> None:
 def test_talk_is_asked_and_answered() -> None:
     kinds = tomllib.loads(TALK.read_text(encoding="utf-8"))["talk"]
     assert len(kinds) >= 20
-    talk = Talk(random.Random(3))
+    talk = Talk(random.Random(3), (TALK, LATER_TALK))
     for said, answer, about in (talk.exchange() for _ in range(2000)):
         assert said
         assert not about
         assert answer.isascii()
         assert not re.search(r"[\[\]{}|]", said + answer), (said, answer)
+
+
+def test_what_is_said_most_is_answered_often() -> None:
+    def times_said(files: tuple[Path, ...]) -> int:
+        talk = Talk(random.Random(3), files)
+        return sum(talk.exchange().request == "hello" for _ in range(4000))
+
+    assert times_said((TALK, *4 * (LATER_TALK,))) > 4 * times_said((TALK,))
 
 
 def test_requests_carry_the_topic() -> None:

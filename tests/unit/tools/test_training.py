@@ -10,23 +10,20 @@ torch = pytest.importorskip("torch", reason="the extra train")
 
 import torch.nn.functional as F  # noqa: E402
 
-from batches import FIRST_SHARES, Mixture  # noqa: E402
 from made_stories import Teller  # noqa: E402
 from make_tokenizer import make_tokenizer  # noqa: E402
 from model import BLOCK, HEAD_DIM, HEADS, Stories, causal_attention  # noqa: E402
 from train import (  # noqa: E402
-    DECAY_FROM,
-    LATER_SHARES,
     LONG_CONTEXT,
-    LONG_FROM,
     SHORT_CONTEXT,
+    STAGES,
     STEPS,
     TOKENS_A_STEP,
-    WARM_UP,
-    batches_of,
+    Stage,
     mean_loss,
-    rate_at,
 )
+
+BY_STAGE = pytest.mark.parametrize("stage", STAGES, ids=("first", "second"))
 
 
 @pytest.mark.parametrize("tokens", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 44])
@@ -53,26 +50,35 @@ def test_the_loss_is_a_mean_by_weight() -> None:
     assert mean_loss(model, tokens, next_tokens, weights).item() == pytest.approx(expected, 1e-5)
 
 
-def test_the_rate_is_held_and_then_falls() -> None:
-    rates = [rate_at(step) for step in range(STEPS)]
-    assert rates[:WARM_UP] == sorted(rates[:WARM_UP])
-    assert set(rates[WARM_UP : DECAY_FROM + 1]) == {1.0}
-    falling = rates[DECAY_FROM:]
+def test_stages_follow_each_other() -> None:
+    assert STAGES[0].begins == 0
+    assert [stage.ends for stage in STAGES[:-1]] == [stage.begins for stage in STAGES[1:]]
+    assert STAGES[-1].ends == STEPS
+
+
+@BY_STAGE
+def test_the_rate_is_held_and_then_falls(stage: Stage) -> None:
+    rates = [stage.rate_at(step) for step in range(stage.begins, stage.ends)]
+    rising, held = stage.warm_up, stage.decay_from - stage.begins
+    assert rates[:rising] == sorted(rates[:rising])
+    assert set(rates[rising : held + 1]) == {stage.rate}
+    falling = rates[held:]
     assert falling == sorted(falling, reverse=True)
-    assert 0 < falling[-1] < 0.001
+    assert 0 < falling[-1] < 0.001 * stage.rate
 
 
-def test_stories_and_rows_change_at_their_steps() -> None:
+@BY_STAGE
+def test_stories_and_rows_change_at_their_steps(stage: Stage) -> None:
     made = Teller(random.Random(1))
     stories = [made.story().text for _ in range(50)]
-    mixture = Mixture(stories, make_tokenizer(stories), 1)
+    mixture = stage.mixture(stories, make_tokenizer(stories))
     for step, shares, context in (
-        (0, FIRST_SHARES, SHORT_CONTEXT),
-        (DECAY_FROM - 1, FIRST_SHARES, SHORT_CONTEXT),
-        (DECAY_FROM, LATER_SHARES, SHORT_CONTEXT),
-        (LONG_FROM, LATER_SHARES, LONG_CONTEXT),
+        (stage.begins, stage.shares, SHORT_CONTEXT),
+        (stage.decay_from - 1, stage.shares, SHORT_CONTEXT),
+        (stage.decay_from, stage.later_shares, SHORT_CONTEXT),
+        (stage.long_from, stage.later_shares, LONG_CONTEXT),
     ):
-        batches = batches_of(mixture, step)
+        batches = stage.batches(mixture, step)
         assert mixture.shares == shares
         assert {rows.tokens.shape[1] for rows in batches} == {context}
         assert sum(rows.tokens.size for rows in batches) == TOKENS_A_STEP
