@@ -54,6 +54,10 @@ class Routes:
         self._submit = submit
         self._abort = abort
         self._routes: dict[str, _Route] = {}
+        self._ends_to_come: dict[str, list[int]] = {}
+        """Of each request that was closed, the ends that the engine is still to tell of, by id, the
+        oldest first. Another request may have that id by then; what comes before these ends is not
+        for it."""
         self._abandoned: deque[str] = deque()
 
     def __len__(self) -> int:
@@ -81,7 +85,9 @@ class Routes:
         try:
             self._abort(request_id, None)  # first: an interrupt must not leave it running, unread
         finally:
-            self._routes.pop(request_id, None)
+            route = self._routes.pop(request_id, None)
+            if route is not None:
+                self._ends_to_come.setdefault(request_id, []).append(route.choices_left)
 
     def abandon(self, request_id: str) -> None:
         """``close``, when ``close_abandoned`` is called the next time; safe in a finaliser."""
@@ -96,6 +102,9 @@ class Routes:
         """Hand events to their readers; those of requests that were closed are dropped."""
         for event in events:
             request_id = event.request_id
+            if self._ends_to_come and request_id in self._ends_to_come:
+                self._count_closed(event)
+                continue
             route = self._routes.get(request_id)
             if route is None:
                 continue
@@ -115,6 +124,7 @@ class Routes:
         """The connection is gone."""
         routes = list(self._routes.items())
         self._routes.clear()
+        self._ends_to_come.clear()
         for request_id, route in routes:
             route.reader.fail(request_id, error)
 
@@ -122,6 +132,18 @@ class Routes:
         route.choices_left -= isinstance(event, Finished)
         if isinstance(event, Failed) or not route.choices_left:
             del self._routes[event.request_id]
+
+    def _count_closed(self, event: Event) -> None:
+        """An event of the oldest request of its name that was closed."""
+        ends = self._ends_to_come[event.request_id]
+        if isinstance(event, Failed):
+            ends[0] = 0
+        else:
+            ends[0] -= isinstance(event, Finished)
+        if not ends[0]:
+            del ends[0]
+        if not ends:
+            del self._ends_to_come[event.request_id]
 
     def _fail(self, request_id: str, route: _Route, error: Exception) -> None:
         logger.error(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,28 @@ async def test_an_answer_that_is_let_go_of_leaves_the_next_one_of_its_name(folde
         gc.collect()
         second = await asyncio.wait_for(answer.output(), 60)
         assert [one.token_ids for one in second.choices] == [one.token_ids for one in first.choices]
+
+
+async def test_what_a_closed_request_still_says_is_not_for_the_next_one_of_its_name(
+    endless: Path,
+) -> None:
+    async with await AsyncClient.load(endless) as client:
+        prompt, other = client.text.encode("Hello"), client.text.encode("Once upon a time")
+        params = SamplingParams(max_tokens=6, n=2, temperature=1.0, seed=3)
+        expected = await client.start(other, params).output()
+        for seconds in (0.0, 0.001, 0.003, 0.01, 0.02):
+            closed = client.start(prompt, msgspec.structs.replace(LONG, n=3), request_id="mine")
+            time.sleep(seconds)  # the engine goes on, and nobody hears what it says
+            await closed.aclose()
+            refused = client.start(
+                prompt, msgspec.structs.replace(LONG, max_tokens=10**6), request_id="mine"
+            )
+            await refused.aclose()
+            answer = client.start(other, params, request_id="mine")
+            found = await asyncio.wait_for(answer.output(), 60)
+            assert [one.token_ids for one in found.choices] == [
+                one.token_ids for one in expected.choices
+            ]
 
 
 async def test_a_close_that_is_cancelled_leaves_nobody_waiting(endless: Path) -> None:
