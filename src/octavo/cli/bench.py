@@ -148,7 +148,8 @@ def engine(
     rss_mb is left out then where decoding is measured, as probing takes 256 MiB.
 
     Args:
-        shape: the name of a shape: qwen2.5-0.5b, tinyllama-1.1b, smollm2-135m, stories15m, tiny.
+        shape: the name of a shape: qwen2.5-0.5b, tinyllama-1.1b, smollm2-135m, stories15m, tiny,
+            nothing (which shows what all but the model costs).
         model: a model folder, or owner/name on the hub; by default, without a shape, the built-in
             one.
         metrics: which; by default all but decode4096.

@@ -53,7 +53,7 @@ def run(
     """
     show_warnings()
     is_terminal = sys.stdin.isatty()
-    message = None if is_terminal else _read_all()
+    message = None if is_terminal else _read_all(model)
     if is_terminal:
         print(dim(_loading_line(model), sys.stderr), file=sys.stderr)
     try:
@@ -142,7 +142,7 @@ def _obey(session: Session, message: str, runner: asyncio.Runner) -> None:
         session.note_speed()
 
 
-def _read_all() -> str:
+def _read_all(model: str) -> str:
     """The one message that is piped in. Raises InvalidRequest."""
     try:
         message = sys.stdin.buffer.read().decode()
@@ -150,5 +150,8 @@ def _read_all() -> str:
         raise InvalidRequest(f"the input is not UTF-8 at byte {error.start}") from error
     message = message.removesuffix("\n")
     if not message:
-        raise InvalidRequest("the input is empty", hint="echo 'Tell me a story' | octavo run")
+        hint = "echo 'Tell me a story' | octavo run"
+        if _may_be_a_message(model):
+            hint += f"; {MESSAGES_COME_LATER}"
+        raise InvalidRequest("the input is empty", hint=hint)
     return message

@@ -74,11 +74,16 @@ def checked_messages(
         InvalidRequest: anything that is not such a list.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
-        raise InvalidRequest("messages must be a list", param="messages")
+        raise InvalidRequest(
+            "messages must be a list",
+            param="messages",
+            hint='like [{"role": "user", "content": "Hello"}]',
+        )
     if not 1 <= len(messages) <= MAX_MESSAGES:
         raise InvalidRequest(
             f"messages must hold 1 to {MAX_MESSAGES} messages, got {len(messages)}",
             param="messages",
+            hint=None if messages else 'like [{"role": "user", "content": "Hello"}]',
         )
     return [
         _message(message, f"messages[{index}]", takes_parts, special_texts)

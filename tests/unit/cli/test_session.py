@@ -377,6 +377,19 @@ def test_who_gives_a_message_for_a_model_is_told_where_it_belongs(
     assert ended.err.endswith(f"; {MESSAGES_COME_LATER}\n") == is_told
 
 
+@pytest.mark.parametrize(("model", "is_told"), [("Tell me a story", True), ("builtin", False)])
+def test_who_pipes_in_nothing_is_told_so(
+    octavo: CommandLine, monkeypatch: pytest.MonkeyPatch, model: str, is_told: bool
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    ended = octavo("run", model)
+    assert (ended.status, ended.out) == (2, "")
+    assert "error: the input is empty
+" in ended.err
+    assert ended.err.endswith(f"; {MESSAGES_COME_LATER}
+") == is_told
+
+
 async def test_stats(open_session: Open, capsys: pytest.CaptureFixture[str]) -> None:
     session = open_session()
     await session.answer("one")
