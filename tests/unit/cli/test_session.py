@@ -384,10 +384,8 @@ def test_who_pipes_in_nothing_is_told_so(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     ended = octavo("run", model)
     assert (ended.status, ended.out) == (2, "")
-    assert "error: the input is empty
-" in ended.err
-    assert ended.err.endswith(f"; {MESSAGES_COME_LATER}
-") == is_told
+    assert "error: the input is empty\n" in ended.err
+    assert ended.err.endswith(f"; {MESSAGES_COME_LATER}\n") == is_told
 
 
 async def test_stats(open_session: Open, capsys: pytest.CaptureFixture[str]) -> None:
