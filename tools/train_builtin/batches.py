@@ -57,7 +57,9 @@ class Shares:
     talk: float
     """Of everything that is told or said, so much is no story."""
     introduced: float = 0.0
-    """Of the made stories, so many go on with how somebody else begins one (``introductions``)."""
+    """Of the made stories, so many go on with how somebody else begins one (``introductions``),"""
+    introduced_alone: float = 0.0
+    """and of these, so many are text that nobody asked for."""
 
 
 FIRST_SHARES = Shares(
@@ -192,7 +194,11 @@ class Mixture:
         if not self.shares.introduced or chance.random() >= self.shares.introduced:
             return None
         parts = self._introductions.begin(made)
-        return hastily(begun(*parts, chance), chance) if parts else None
+        if parts is None:
+            return None
+        if self.shares.introduced_alone and chance.random() < self.shares.introduced_alone:
+            return Exchange(None, " ".join(parts))
+        return hastily(begun(*parts, chance), chance)
 
     def _in_epochs(self) -> Iterator[str]:
         """The stories of the corpus, shuffled anew each time they are all told."""

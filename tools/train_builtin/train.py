@@ -115,7 +115,7 @@ SECOND = Stage(
     decay_from=4800,
     long_from=6100,
     shares=SECOND_SHARES,
-    later_shares=SECOND_SHARES,
+    later_shares=replace(SECOND_SHARES, introduced=0.3, introduced_alone=0.2),
     later_plots=True,
 )
 """To answer what is asked, and to go on with what is begun: more plots, most of them as answers."""

@@ -96,6 +96,7 @@ def main() -> None:
     model.load_state_dict(state["model"])
     stepper = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01)
     mixture = replace(STAGES[-1], begins=STEPS).mixture(corpus.train, tokenizer)
+    mixture.shares = STAGES[-1].later_shares
     beginnings = Beginnings(corpus.train, tokenizer, SEED)
     ending = sentence_ending(tokenizer)
     folder = run / "unloop"
