@@ -32,7 +32,7 @@ LATER_TIMES = 2
 """A plot of the second stage is told so often where one of the first is told once."""
 LATER_TALK_TIMES = 4
 LATER_ASKED_SHARE = 0.8
-"""How many topics of the second stage are what the plot says that it is about."""
+"""Of the topics of the second stage, so many are what the plot says that it is about."""
 
 GIRLS = "Lily Mia Lucy Sara Anna Emma Amy Jane Sue Molly Daisy Bella Sally Ella Kate Rosie".split()
 BOYS = "Tim Tom Ben Max Jack Sam Bob Joe Leo Billy Timmy Tommy Mark Johnny Fred Peter".split()
@@ -57,9 +57,10 @@ class Shares:
     talk: float
     """Of everything that is told or said, so much is no story."""
     introduced: float = 0.0
-    """Of the made stories, so many go on with how somebody else begins one (``introductions``),"""
+    """Of the made stories, so many are to go on with how somebody else begins one, where they can
+    (``introductions``),"""
     introduced_alone: float = 0.0
-    """and of these, so many are text that nobody asked for."""
+    """and of those that do, so many are text that nobody asked for."""
 
 
 FIRST_SHARES = Shares(
@@ -189,7 +190,11 @@ class Mixture:
         return Exchange(None, told)
 
     def _introduced(self, made: MadeStory) -> Exchange | None:
-        """The story as it goes on with a beginning that somebody types, in some cases."""
+        """The story as it goes on with a beginning that somebody types, in some cases.
+
+        Where a share is nothing, nothing is drawn: a stage without it has the same rows as before
+        there was such a share.
+        """
         chance = self._chance
         if not self.shares.introduced or chance.random() >= self.shares.introduced:
             return None

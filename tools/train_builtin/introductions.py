@@ -17,9 +17,9 @@ from made_stories import INTRODUCTIONS, Being, MadeStory, told
 UNFINISHED_SHARE = 0.3
 """So many beginnings end in the middle of their sentence."""
 MIN_WORDS = 3
-"""So many words at least has one that ends there."""
+"""A beginning that is cut off has at least so many words."""
 RENAMED_SHARE = 0.7
-"""So often somebody has a name that the plots do not have."""
+"""So often somebody has a name from the longer lists of ``plots/introductions.toml``."""
 LOOK_SHARE = 0.6
 """So often it is said how somebody looks, or what they are like."""
 MORE_SHARE = 0.3
@@ -109,11 +109,11 @@ class Introductions:
 
 
 if __name__ == "__main__":
-    from made_stories import Teller, read_plots
+    from made_stories import LATER, Teller, read_plots
 
     source = random.Random(0)
     introductions = Introductions(source)
-    for plot in read_plots():
+    for plot in read_plots() + read_plots(LATER):
         found = [introductions.begin(Teller(source, [plot]).story()) for _ in range(30)]
         begun = [each for each in found if each]
         print(f"# {plot.name}: {len(begun)} of {len(found)}")

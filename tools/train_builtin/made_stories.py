@@ -1,8 +1,8 @@
 """Makes short stories from plots, so that the model sees how one thing follows from another.
 
-A file below ``plots/`` has some plots, each a story with choices. ``[red|blue]`` stands for one of
-its alternatives, which may hold others; ``{hero}`` and the like for somebody or something of the
-plot's cast, drawn from ``plots/words.toml`` and the same through the whole story.
+A file in ``plots/`` or ``plots/later/`` has some plots, each a story with choices. ``[red|blue]``
+stands for one of its alternatives, which may hold others; ``{hero}`` and the like for somebody or
+something of the plot's cast, drawn from ``plots/words.toml`` and the same through the whole story.
 
     python tools/train_builtin/made_stories.py            # a few of each plot
 """
@@ -27,6 +27,7 @@ ANYBODY_SHARE = 0.35
 """So often a role is given to anybody: who is asked for is to be found in the story, also where
 the plot was not made for them."""
 ASKED_SHARE = 0.6
+"""So often a topic is what the plot says that it is about; else somebody or something in it."""
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 ARTICLE = re.compile(r"\b([Aa]) (?=[aeiouAEIOU])(?!uni|use|one\b)")
 PRONOUNS = {
@@ -207,7 +208,7 @@ FORMATTER = Capitals()
 
 
 def read_plots(folder: Path = PLOTS) -> list[Plot]:
-    """Every plot below a folder, in the order of the files' names."""
+    """Every plot of a folder's own files, in the order of their names."""
     plots = []
     for path in sorted(folder.glob("*.toml")):
         if path in (WORDS, TALK, LATER_TALK, INTRODUCTIONS):
@@ -308,7 +309,7 @@ if __name__ == "__main__":
     import sys
 
     teller = Teller(random.Random(0))
-    for plot in read_plots():
+    for plot in read_plots() + read_plots(LATER):
         if len(sys.argv) > 1 and not plot.name.startswith(tuple(sys.argv[1:])):
             continue
         for _ in range(3):

@@ -44,8 +44,7 @@ class Stage:
     """Steps from ``begins`` to ``ends`` (without it), with fresh optimisers and a new mixture.
 
     The rate rises to ``rate`` in ``warm_up`` steps, is held, and falls to nothing from
-    ``decay_from`` on. From there on there is ``later_shares`` of what; from ``long_from`` on rows
-    are long.
+    ``decay_from`` on, where ``later_shares`` come into force. From ``long_from`` on rows are long.
     """
 
     begins: int
@@ -59,17 +58,17 @@ class Stage:
     later_plots: bool
 
     def rate_at(self, step: int) -> float:
-        """What a step multiplies slopes with."""
+        """The learning rate of a step."""
         rising = (step - self.begins + 1) / self.warm_up
         falling = (self.ends - step) / (self.ends - self.decay_from)
         return self.rate * min(1.0, rising, falling)
 
-    def mixture(self, stories: list[str], tokenizer: Tokenizer) -> Mixture:
+    def mixture(self, stories: list[str], tokenizer: Tokenizer, seed: int | None = None) -> Mixture:
         """What there is to learn from in this stage, from its first row on."""
         return Mixture(
             stories,
             tokenizer,
-            SEED + self.begins,
+            SEED + self.begins if seed is None else seed,
             self.shares,
             first_mention=FIRST_MENTION,
             later=self.later_plots,
@@ -202,8 +201,8 @@ def train(model: Stories, tokenizer: Tokenizer, corpus: Corpus, saved: Path, log
                 stage.batches(mixture, step)
             if mixture.state() != state.get("data"):
                 raise SystemExit(f"{saved}: saved by a training on other data, or in another order")
-        if first:
-            torch.set_rng_state(state["random"])
+        if "random" in state:  # once: from here on it goes on by itself
+            torch.set_rng_state(state.pop("random"))
         for step in range(max(first, stage.begins), stage.ends):
             for stepper in steppers:
                 for group in stepper.param_groups:

@@ -17,7 +17,6 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -95,7 +94,7 @@ def main() -> None:
     model = Stories(DROPOUT)
     model.load_state_dict(state["model"])
     stepper = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01)
-    mixture = replace(STAGES[-1], begins=STEPS).mixture(corpus.train, tokenizer)
+    mixture = STAGES[-1].mixture(corpus.train, tokenizer, SEED + STEPS)
     mixture.shares = STAGES[-1].later_shares
     beginnings = Beginnings(corpus.train, tokenizer, SEED)
     ending = sentence_ending(tokenizer)

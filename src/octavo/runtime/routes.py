@@ -57,7 +57,8 @@ class Routes:
         self._ends_to_come: dict[str, list[int]] = {}
         """Of each request that was closed, the ends that the engine is still to tell of, by id, the
         oldest first. Another request may have that id by then; what comes before these ends is not
-        for it."""
+        for it. The engine tells the end of every choice that it is given to compute, or one failure
+        for all of them."""
         self._abandoned: deque[str] = deque()
 
     def __len__(self) -> int:
@@ -76,7 +77,8 @@ class Routes:
                 f"a request with id {request.request_id!r} is being served", param="request_id"
             )
         self._submit(request)
-        self._routes[request.request_id] = _Route(reader, request.params.n)
+        finished = sum(known.finished for known in request.resume)
+        self._routes[request.request_id] = _Route(reader, request.params.n - finished)
 
     def close(self, request_id: str) -> None:
         """Nobody waits for this request any more; one that is not open is ignored."""
@@ -102,7 +104,7 @@ class Routes:
         """Hand events to their readers; those of requests that were closed are dropped."""
         for event in events:
             request_id = event.request_id
-            if self._ends_to_come and request_id in self._ends_to_come:
+            if request_id in self._ends_to_come:
                 self._count_closed(event)
                 continue
             route = self._routes.get(request_id)

@@ -16,6 +16,7 @@ from typing import Any
 
 from octavo.core.errors import InvalidRequest
 
+MESSAGES_HINT = 'like [{"role": "user", "content": "Hello"}]'
 MAX_MESSAGES = 1000
 MAX_DEPTH = 64
 MAX_ROLE_CHARACTERS = 64
@@ -74,16 +75,12 @@ def checked_messages(
         InvalidRequest: anything that is not such a list.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
-        raise InvalidRequest(
-            "messages must be a list",
-            param="messages",
-            hint='like [{"role": "user", "content": "Hello"}]',
-        )
+        raise InvalidRequest("messages must be a list", param="messages", hint=MESSAGES_HINT)
     if not 1 <= len(messages) <= MAX_MESSAGES:
         raise InvalidRequest(
             f"messages must hold 1 to {MAX_MESSAGES} messages, got {len(messages)}",
             param="messages",
-            hint=None if messages else 'like [{"role": "user", "content": "Hello"}]',
+            hint=None if messages else MESSAGES_HINT,
         )
     return [
         _message(message, f"messages[{index}]", takes_parts, special_texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from octavo.core.errors import InvalidRequest
 from octavo.text.chat_messages import (
     MAX_MESSAGES,
+    MESSAGES_HINT,
     Disguise,
     checked_messages,
     disguise_pattern,
@@ -29,6 +31,15 @@ def text(content: str) -> dict[str, str]:
 def test_a_plain_message_stays_as_it_is() -> None:
     message = {"role": "user", "content": "hi", "name": "Ann", "extra": {"a": [1, 2.5, True]}}
     assert check([message]) == [message]
+
+
+@pytest.mark.parametrize("messages", ["Hello", []])
+def test_what_holds_no_messages_is_refused_with_an_example(messages: Any) -> None:
+    with pytest.raises(InvalidRequest, match="messages must") as caught:
+        check(messages)
+    assert caught.value.hint == MESSAGES_HINT
+    example = json.loads(MESSAGES_HINT.removeprefix("like "))
+    assert check(example) == example
 
 
 def test_keys_without_a_value_are_left_out() -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,6 +16,8 @@ torch = pytest.importorskip("torch", reason="the extra train")
 
 import torch.nn.functional as F  # noqa: E402
 
+import train  # noqa: E402
+from corpus import Corpus  # noqa: E402
 from made_stories import Teller  # noqa: E402
 from make_tokenizer import make_tokenizer  # noqa: E402
 from model import BLOCK, HEAD_DIM, HEADS, Stories, causal_attention  # noqa: E402
@@ -24,6 +32,15 @@ from train import (  # noqa: E402
 )
 
 BY_STAGE = pytest.mark.parametrize("stage", STAGES, ids=("first", "second"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """More would spend their processor time on waiting for each other: there is little to do."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("tokens", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 44])
@@ -82,3 +99,57 @@ def test_stories_and_rows_change_at_their_steps(stage: Stage) -> None:
         assert mixture.shares == shares
         assert {rows.tokens.shape[1] for rows in batches} == {context}
         assert sum(rows.tokens.size for rows in batches) == TOKENS_A_STEP
+
+
+def with_momentum(model: Stories) -> list[torch.optim.Optimizer]:
+    """Less work than those of a real training, and a state that has to be kept as well."""
+    return [torch.optim.SGD(model.parameters(), momentum=0.9)]
+
+
+def test_an_interrupted_training_ends_as_one_that_never_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first stage, at the border of two, and in the second."""
+    few = replace(STAGES[0].shares, talk=0.3)
+    stages = [
+        replace(stage, begins=4 * number, ends=4 * number + 4, warm_up=1, shares=few)
+        for number, stage in enumerate(STAGES)
+    ]
+    stages = [replace(stage, decay_from=stage.begins + 2) for stage in stages]
+    stages = [replace(stage, long_from=stage.begins + 3) for stage in stages]
+    for name, value in {
+        "STAGES": stages,
+        "TOKENS_A_STEP": 128,
+        "TOKENS_AT_ONCE": 64,
+        "SHORT_CONTEXT": 32,
+        "LONG_CONTEXT": 64,
+        "LOG_EVERY": 2,
+        "EVALUATE_EVERY": 2,
+    }.items():
+        monkeypatch.setattr(train, name, value)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(train, "optimizers", with_momentum)
+    teller = Teller(random.Random(1))
+    stories = [teller.story().text for _ in range(60)]
+    corpus, tokenizer = Corpus(stories[1:], stories[:1]), make_tokenizer(stories)
+
+    def train_on(saved: Path) -> dict[str, torch.Tensor]:
+        torch.manual_seed(1 if not saved.exists() else 99)
+        train.train(Stories(0.1), tokenizer, corpus, saved, io.StringIO())
+        state = torch.load(saved)
+        assert state["step"] == stages[-1].ends
+        return state["model"]
+
+    saved = tmp_path / "training.pt"
+    save_state = train.save_state
+
+    def save_and_copy(*arguments: Any) -> None:
+        save_state(*arguments)
+        shutil.copyfile(saved, tmp_path / f"{arguments[3]}.pt")
+
+    monkeypatch.setattr(train, "save_state", save_and_copy)
+    expected = train_on(saved)
+    monkeypatch.setattr(train, "save_state", save_state)
+    for step in (2, 4, 6):
+        found = train_on(tmp_path / f"{step}.pt")
+        assert all(torch.equal(found[name], expected[name]) for name in expected), step
