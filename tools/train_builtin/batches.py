@@ -29,7 +29,7 @@ AGAIN_SHARE = 0.3
 """What answers something goes on with the conversation before it so often."""
 RENAMED_SHARE = 0.3
 LATER_TIMES = 2
-"""A plot of the second stage is told so often where one of the first is told once."""
+"""A later plot is told so often where one of the first stage is told once."""
 LATER_TALK_TIMES = 4
 LATER_ASKED_SHARE = 0.8
 """Of the topics of the second stage, so many are what the plot says that it is about."""
@@ -40,7 +40,11 @@ BOYS = "Tim Tom Ben Max Jack Sam Bob Joe Leo Billy Timmy Tommy Mark Johnny Fred 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """What there is how much of."""
+    """What there is how much of.
+
+    Where one with a default is nothing, nothing is drawn for it: stages from before it stay as
+    they were, to the row.
+    """
 
     made: float
     """Of all stories, so many are made from plots."""
@@ -61,6 +65,8 @@ class Shares:
     (``introductions``),"""
     introduced_alone: float = 0.0
     """and of those that do, so many are text that nobody asked for."""
+    after: float = 0.0
+    """After so many beginnings something else is said, which the plot does not know."""
 
 
 FIRST_SHARES = Shares(
@@ -178,7 +184,7 @@ class Mixture:
             if chance.random() < self.shares.things:
                 topic = chance.choice(self._requests.main_things(made.text) or [topic])
             if chance.random() < self.shares.plain:
-                return hastily(plainly(topic, made.text, chance), chance)
+                return hastily(plainly(topic, made.text, chance, self._after(made)), chance)
             request = request_for(topic, chance, again=again)
             return hastily(Exchange(request, made.text, topic), chance)
         story = next(self._epochs)
@@ -190,11 +196,7 @@ class Mixture:
         return Exchange(None, told)
 
     def _introduced(self, made: MadeStory) -> Exchange | None:
-        """The story as it goes on with a beginning that somebody types, in some cases.
-
-        Where a share is nothing, nothing is drawn: a stage without it has the same rows as before
-        there was such a share.
-        """
+        """The story as it goes on with a beginning that somebody types, in some cases."""
         chance = self._chance
         if not self.shares.introduced or chance.random() >= self.shares.introduced:
             return None
@@ -204,6 +206,13 @@ class Mixture:
         if self.shares.introduced_alone and chance.random() < self.shares.introduced_alone:
             return Exchange(None, " ".join(parts))
         return hastily(begun(*parts, chance), chance)
+
+    def _after(self, made: MadeStory) -> str:
+        """What somebody says beside the beginning of a story; mostly nothing."""
+        share = self.shares.after
+        if not share or made.hero is None or self._chance.random() >= share:
+            return ""
+        return self._introductions.after(made.hero)
 
     def _in_epochs(self) -> Iterator[str]:
         """The stories of the corpus, shuffled anew each time they are all told."""

@@ -158,14 +158,14 @@ def plural(topic: str) -> str:
     return noun + ("es" if noun.endswith(("ch", "sh", "x")) else "s")
 
 
-def plainly(topic: str, story: str, chance: random.Random) -> Exchange:
+def plainly(topic: str, story: str, chance: random.Random, after: str = "") -> Exchange:
     """What people type who do not ask, and what is told then.
 
     It is a topic alone ("a dog who lost his ball", "dragon", "dragons"), and the story; or how a
-    story begins, and the rest of it.
+    story begins, and the rest of it (``after``: see ``gone_on_with``).
     """
     if chance.random() >= TOPIC_SHARE:
-        return gone_on_with(story, chance)
+        return gone_on_with(story, chance, after)
     words = plural(topic) if chance.random() < PLURAL_SHARE else topic
     if chance.random() < 0.5:
         words = LEADING_ARTICLE.sub("", words)
@@ -174,8 +174,11 @@ def plainly(topic: str, story: str, chance: random.Random) -> Exchange:
     return Exchange(words + chance.choice(("", "", "", ".", "!", " please")), story, topic)
 
 
-def gone_on_with(story: str, chance: random.Random) -> Exchange:
-    """How a story begins, and the rest of it; never cut where somebody speaks."""
+def gone_on_with(story: str, chance: random.Random, after: str = "") -> Exchange:
+    """How a story begins, and the rest of it; never cut where somebody speaks.
+
+    ``after``: what else is said after whole sentences of it.
+    """
     ends = [match.end() for match in SENTENCE_END.finditer(story)]
     ends = [end for end in ends if story.count('"', 0, end) % 2 == 0][:3]
     if not ends:
@@ -184,7 +187,10 @@ def gone_on_with(story: str, chance: random.Random) -> Exchange:
         spaces = [match.start() for match in re.finditer('(?<!") ', story[: ends[-1]])][3:]
         ends = [end for end in spaces if story.count('"', 0, end) % 2 == 0] or ends
     cut = chance.choice(ends)
-    return begun(story[:cut], story[cut:].lstrip(), chance)
+    beginning = story[:cut]
+    if after and beginning[-1] in ".!?":
+        beginning += f" {after}"
+    return begun(beginning, story[cut:].lstrip(), chance)
 
 
 def begun(beginning: str, rest: str, chance: random.Random) -> Exchange:

@@ -71,6 +71,8 @@ class Introductions:
         self._chance = chance
         self._begins: list[str] = content["begins"]
         self._more: list[str] = content["more"]
+        self._after: list[str] = content["after"]
+        self._feelings: list[str] = content["feeling"]
         self._lists: dict[str, list[str]] = {
             name: content[name] for name in ("home", "mood", "likes", "weather")
         }
@@ -106,6 +108,11 @@ class Introductions:
             cut = chance.choice(spaces)
             return beginning[:cut], f"{beginning[cut:].lstrip()} {rest}"
         return beginning, rest
+
+    def after(self, hero: Being) -> str:
+        """A sentence that says little, and may follow any beginning of a story about ``hero``."""
+        named = {"hero": hero, "feeling": self._chance.choice(self._feelings)}
+        return told(self._chance.choice(self._after), named, self._chance)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,20 @@ SECOND = Stage(
     later_plots=True,
 )
 """To answer what is asked, and to go on with what is begun: more plots, most of them as answers."""
-STAGES = (FIRST, SECOND)
+THIRD_SHARES = replace(SECOND.later_shares, plain=0.55, after=0.4)
+THIRD = Stage(
+    begins=SECOND.ends,
+    ends=7600,
+    rate=6e-4,
+    warm_up=20,
+    decay_from=6420,
+    long_from=7400,
+    shares=THIRD_SHARES,
+    later_shares=THIRD_SHARES,
+    later_plots=True,
+)
+"""To go on with beginnings that are not quite those of a plot."""
+STAGES = (FIRST, SECOND, THIRD)
 STEPS = STAGES[-1].ends
 
 

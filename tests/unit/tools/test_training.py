@@ -31,7 +31,7 @@ from train import (  # noqa: E402
     mean_loss,
 )
 
-BY_STAGE = pytest.mark.parametrize("stage", STAGES, ids=("first", "second"))
+BY_STAGE = pytest.mark.parametrize("stage", STAGES, ids=("first", "second", "third"))
 
 
 @pytest.fixture(autouse=True)
@@ -109,11 +109,11 @@ def with_momentum(model: Stories) -> list[torch.optim.Optimizer]:
 def test_an_interrupted_training_ends_as_one_that_never_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the first stage, at the border of two, and in the second."""
+    """In a stage, and at the border of two."""
     few = replace(STAGES[0].shares, talk=0.3)
     stages = [
         replace(stage, begins=4 * number, ends=4 * number + 4, warm_up=1, shares=few)
-        for number, stage in enumerate(STAGES)
+        for number, stage in enumerate(STAGES[:2])
     ]
     stages = [replace(stage, decay_from=stage.begins + 2) for stage in stages]
     stages = [replace(stage, long_from=stage.begins + 3) for stage in stages]
