@@ -121,11 +121,11 @@ SECOND = Stage(
 THIRD_SHARES = replace(SECOND.later_shares, plain=0.55, after=0.4)
 THIRD = Stage(
     begins=SECOND.ends,
-    ends=7600,
+    ends=7200,
     rate=6e-4,
     warm_up=20,
     decay_from=6420,
-    long_from=7400,
+    long_from=7080,
     shares=THIRD_SHARES,
     later_shares=THIRD_SHARES,
     later_plots=True,
