@@ -118,7 +118,7 @@ SECOND = Stage(
     later_plots=True,
 )
 """To answer what is asked, and to go on with what is begun: more plots, most of them as answers."""
-THIRD_SHARES = replace(SECOND.later_shares, plain=0.55, after=0.4)
+THIRD_SHARES = replace(SECOND.later_shares, begun=0.0, plain=0.55, introduced=0.35, after=0.4)
 THIRD = Stage(
     begins=SECOND.ends,
     ends=7200,
@@ -130,7 +130,7 @@ THIRD = Stage(
     later_shares=THIRD_SHARES,
     later_plots=True,
 )
-"""To go on with beginnings that are not quite those of a plot."""
+"""To go on with beginnings that are not quite those of a plot; as plots do, not as the corpus."""
 STAGES = (FIRST, SECOND, THIRD)
 STEPS = STAGES[-1].ends
 
