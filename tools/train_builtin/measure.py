@@ -44,6 +44,11 @@ BEGINNINGS = {
 }
 """What is typed, and what comes up again if the story goes on with it."""
 
+TALK = ("hello", "hi", "Hello!", "good morning", "thank you", "thanks", "bye", "who are you")
+"""What is said that asks for no story."""
+TALK_CHARACTERS = 160
+"""No answer to it is longer, and every story is."""
+
 
 def beginnings(held_out: Path) -> list[str]:
     """The first sentences of stories."""
@@ -114,6 +119,12 @@ def num_gone_on_with(llm: LLM) -> int:
     return sum(said(BEGINNINGS[one], text) for one, text in zip(typed, told, strict=True))
 
 
+def num_talked(llm: LLM) -> int:
+    """How often what asks for no story is answered with none."""
+    told = answers(llm, [said for said in TALK for _ in range(TIMES_ASKED)])
+    return sum(len(text) <= TALK_CHARACTERS for text in told)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="a model folder")
@@ -140,6 +151,7 @@ def main() -> None:
         print(f"named, typed alone: {num_named(llm, '{}')} of {asked}")
         print(f"told of, of {TIMES_TOLD} each: {dict(zip(EVENTS, num_told(llm), strict=True))}")
         print(f"gone on with: {num_gone_on_with(llm)} of {len(BEGINNINGS) * TIMES_ASKED}")
+        print(f"talk answered with no story: {num_talked(llm)} of {len(TALK) * TIMES_ASKED}")
 
 
 if __name__ == "__main__":
