@@ -121,7 +121,7 @@ def num_gone_on_with(llm: LLM) -> int:
 
 def num_talked(llm: LLM) -> int:
     """How often what asks for no story is answered with none."""
-    told = answers(llm, [said for said in TALK for _ in range(TIMES_ASKED)])
+    told = answers(llm, [each for each in TALK for _ in range(TIMES_ASKED)])
     return sum(len(text) <= TALK_CHARACTERS for text in told)
 
 
