@@ -19,11 +19,11 @@ def row_of(step: int, log: Path) -> dict[str, float]:
 def less_repetition(log: Path) -> str:
     """What ``unloop.py`` changed, from its first and its last row."""
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    before, after = (f"{100 * row['repeating']:.0f} %" for row in (rows[0], rows[-1]))
+    before, after = (f"{100 * row['repeated_tokens']:.1f} %" for row in (rows[0], rows[-1]))
     return (
-        f"Of the likeliest continuations of training stories' beginnings, {before} had a run of"
-        f" {NGRAM} tokens or a sentence twice before the steps against repetition, {after} after"
-        " them."
+        "Of the tokens of likeliest continuations of training stories' beginnings,"
+        f" {before} completed a run of {NGRAM} tokens, or stood in a sentence, that had been there"
+        f" before; {after} after the steps against repetition."
     )
 
 

@@ -28,10 +28,10 @@ def test_the_last_row_of_a_step_counts(tmp_path: Path) -> None:
 
 
 def test_what_became_of_repetition_is_told_from_the_first_and_the_last_row(tmp_path: Path) -> None:
-    rows = ({"repeating": 0.823}, {"repeating": 0.6}, {"repeating": 0.514})
+    rows = [{"repeated_tokens": share} for share in (0.123, 0.02, 0.0514)]
     told = less_repetition(write_rows(tmp_path / "unloop.jsonl", *rows))
-    assert "82 % had a run of 8 tokens" in told
-    assert "51 % after them" in told
+    assert "12.3 % completed a run of 8 tokens" in told
+    assert "5.1 % after the steps" in told
 
 
 def test_parts_of_a_card_are_replaced_and_the_rest_stays(tmp_path: Path) -> None:
