@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import random
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,16 +30,8 @@ from train import (  # noqa: E402
     mean_loss,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BY_STAGE = pytest.mark.parametrize("stage", STAGES, ids=("first", "second", "third"))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """More would spend their processor time on waiting for each other: there is little to do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("tokens", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 44])
@@ -81,7 +72,7 @@ def test_the_rate_is_held_and_then_falls(stage: Stage) -> None:
     assert set(rates[rising : held + 1]) == {stage.rate}
     falling = rates[held:]
     assert falling == sorted(falling, reverse=True)
-    assert 0 < falling[-1] < 0.001 * stage.rate
+    assert 0 < falling[-1] < 0.002 * stage.rate
 
 
 @BY_STAGE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,17 +12,9 @@ from model import Stories  # noqa: E402
 from repetition import Continuation  # noqa: E402
 from unloop import ROUNDS, STEPS_A_ROUND, between, padded, rate_at, unlikelihood  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 FIRST = Continuation([0, 5, 6], [7, 8, 7, 8], [False, False, True, True])
 SECOND = Continuation([0], [9, 9], [False, True])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """More would spend their processor time on waiting for each other: there is little to do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_rows_are_padded_and_next_tokens_marked() -> None:
