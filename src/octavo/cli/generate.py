@@ -19,7 +19,7 @@ from octavo.cli.precision import precision_note
 from octavo.cli.settings import COMPLETION_MAX_TOKENS, CompletionFlags, EngineFlags, given
 from octavo.cli.terminal import Screen
 from octavo.core.config import EngineConfig
-from octavo.core.errors import ConfigError, InvalidRequest
+from octavo.core.errors import ConfigError, InvalidRequest, ModelNotFound
 from octavo.core.request import SamplingParams
 from octavo.core.step import TokenLogprobs
 from octavo.models.builtin import BUILTIN
@@ -74,7 +74,7 @@ def generate(
     is_streamed = _decide_stream(stream, is_single, json, "logprobs" in values)
     show_warnings()
     config = EngineConfig.from_options(given(engine))
-    folder = resolve(BUILTIN if model is None else model, weights=config.load_format != "dummy")
+    folder = _find(BUILTIN if model is None else model, config)
     with LLM(folder, tokenizer=tokenizer, **given(engine)) as llm:
         note = None if json or not sys.stderr.isatty() else precision_note(folder, config)
         if note is not None:
@@ -90,6 +90,17 @@ def generate(
         else:
             outputs = llm.generate(texts, params)
         return _print_all(llm.text.tokenizer, texts, outputs, as_json=json)
+
+
+def _find(model: str, config: EngineConfig) -> Path:
+    """The model's folder; who gave a prompt in its place is told where that belongs."""
+    try:
+        return resolve(model, weights=config.load_format != "dummy")
+    except ModelNotFound as error:
+        if "/" in model and not re.search(r"\s", model):
+            raise
+        hint = f"{error.hint}; if it is meant as a prompt: octavo generate {BUILTIN} PROMPT PROMPT"
+        raise ModelNotFound(error.message, hint=hint) from error
 
 
 def _lone_prompt(word: str) -> str:

@@ -39,6 +39,8 @@ def test_several_prompts_need_its_name(octavo: CommandLine, expected: list[str])
     assert ended.status == 3
     assert "error: Once upon: no such folder" in ended.err
     assert "'builtin' for the built-in model" in ended.err
+    assert "as a prompt: octavo generate builtin PROMPT PROMPT" in ended.err
+    assert "as a prompt" not in octavo("generate", "./nowhere", "One day", *FLAGS).err
 
 
 def test_a_prompt_from_a_file_or_from_the_standard_input(
