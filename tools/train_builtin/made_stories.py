@@ -19,7 +19,7 @@ from typing import Any
 
 PLOTS = Path(__file__).parent / "plots"
 LATER = PLOTS / "later"
-"""The plots of the second stage of the training."""
+"""The plots of the later stages of the training."""
 WORDS, TALK, LATER_TALK = PLOTS / "words.toml", PLOTS / "talk.toml", LATER / "talk.toml"
 INTRODUCTIONS = PLOTS / "introductions.toml"
 
