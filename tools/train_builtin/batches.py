@@ -5,6 +5,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -22,18 +23,26 @@ from conversations import (
 )
 from corpus import WORD
 from introductions import Introductions
-from made_stories import LATER, LATER_TALK, TALK, MadeStory, Teller, read_plots
+from made_stories import (
+    ASKED_SHARE,
+    LATER,
+    LATER_TALK,
+    OPEN,
+    OPEN_TALK,
+    OPEN_WORDS,
+    PLOTS,
+    TALK,
+    WORDS,
+    MadeStory,
+    Teller,
+    Words,
+    read_plots,
+)
 from make_tokenizer import END_OF_TEXT, END_OF_TURN, user_turn
 
 AGAIN_SHARE = 0.3
 """What answers something goes on with the conversation before it so often."""
 RENAMED_SHARE = 0.3
-LATER_TIMES = 2
-"""A later plot is told so often where one of the first stage is told once."""
-LATER_TALK_TIMES = 4
-LATER_ASKED_SHARE = 0.8
-"""Of the topics of the second stage, so many are what the plot says that it is about."""
-
 GIRLS = "Lily Mia Lucy Sara Anna Emma Amy Jane Sue Molly Daisy Bella Sally Ella Kate Rosie".split()
 BOYS = "Tim Tom Ben Max Jack Sam Bob Joe Leo Billy Timmy Tommy Mark Johnny Fred Peter".split()
 
@@ -74,6 +83,37 @@ FIRST_SHARES = Shares(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What made stories and talk are drawn from."""
+
+    plots: dict[Path, int]
+    """Folders; and how often a plot of each is told where one of another is told once."""
+    talk: dict[Path, int]
+    """Files; and how often what is in each is said."""
+    words: tuple[Path, ...] = (WORDS,)
+    asked_share: float = ASKED_SHARE
+    """Of the topics, so many are what the plot says that it is about."""
+    invented: float = 0.0
+    """So many names in plots, and of nouns that may be anything, are made of syllables,"""
+    invented_begun: float = 0.0
+    """and so many of the names with which beginnings of one's own rename somebody."""
+
+
+FIRST_MATERIAL = Material(plots={PLOTS: 1}, talk={TALK: 1})
+LATER_MATERIAL = Material(
+    plots={PLOTS: 1, LATER: 2}, talk={TALK: 1, LATER_TALK: 4}, asked_share=0.8
+)
+OPEN_MATERIAL = Material(
+    plots={PLOTS: 1, LATER: 2, OPEN: 2},
+    talk={TALK: 1, LATER_TALK: 2, OPEN_TALK: 4},
+    words=(WORDS, OPEN_WORDS),
+    asked_share=0.8,
+    invented=0.2,
+    invented_begun=0.6,
+)
+
+
 class Rows(NamedTuple):
     """What a pass is trained on; all [rows, context]."""
 
@@ -94,8 +134,7 @@ class Mixture:
     Stories of the corpus come in another order in every epoch; names of people change places in
     some, so that a name has to be looked up, not remembered. Made stories are new every time. Some
     stories stand alone, some answer a request, alone or after others in the same conversation.
-    ``shares`` may be changed at any time, for what is drawn from then on. ``later``: with the plots
-    and the talk of the second stage.
+    ``shares`` may be changed at any time, for what is drawn from then on.
     """
 
     def __init__(
@@ -104,9 +143,9 @@ class Mixture:
         tokenizer: Tokenizer,
         seed: int,
         shares: Shares = FIRST_SHARES,
+        material: Material = FIRST_MATERIAL,
         *,
         first_mention: float = 1.0,
-        later: bool = False,
     ) -> None:
         self.shares = shares
         self._first_mention = first_mention
@@ -114,14 +153,19 @@ class Mixture:
         self._requests = Requests(stories)
         self._tokenizer = tokenizer
         self._chance = random.Random(seed)
-        if later:
-            plots = read_plots() + LATER_TIMES * read_plots(LATER)
-            self._teller = Teller(self._chance, plots, asked_share=LATER_ASKED_SHARE)
-            self._talk = Talk(self._chance, (TALK, *LATER_TALK_TIMES * (LATER_TALK,)))
-        else:
-            self._teller = Teller(self._chance)
-            self._talk = Talk(self._chance)
-        self._introductions = Introductions(self._chance)
+        self._teller = Teller(
+            self._chance,
+            [
+                plot
+                for folder, times in material.plots.items()
+                for plot in times * read_plots(folder)
+            ],
+            asked_share=material.asked_share,
+            words=Words(material.words, invented=material.invented),
+        )
+        files = [path for path, times in material.talk.items() for _ in range(times)]
+        self._talk = Talk(self._chance, files)
+        self._introductions = Introductions(self._chance, invented=material.invented_begun)
         self._ids = {token: tokenizer.token_to_id(token) for token in (END_OF_TEXT, END_OF_TURN)}
         self._epochs = self._in_epochs()
         self._pieces = self._stream()

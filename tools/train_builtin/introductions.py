@@ -12,6 +12,7 @@ import re
 import tomllib
 from dataclasses import replace
 
+from invented import invented_name
 from made_stories import INTRODUCTIONS, Being, MadeStory, told
 
 UNFINISHED_SHARE = 0.3
@@ -64,9 +65,13 @@ def without_introduction(story: str, hero: Being) -> str | None:
 
 
 class Introductions:
-    """Draws beginnings for made stories, and what is told after them."""
+    """Draws beginnings for made stories, and what is told after them.
 
-    def __init__(self, chance: random.Random) -> None:
+    ``invented``: so many of the new names are made of syllables.
+    """
+
+    def __init__(self, chance: random.Random, *, invented: float = 0.0) -> None:
+        self._invented = invented
         content = tomllib.loads(INTRODUCTIONS.read_text(encoding="utf-8"))
         self._chance = chance
         self._begins: list[str] = content["begins"]
@@ -90,8 +95,7 @@ class Introductions:
         look = chance.choice(self._looks) if chance.random() < LOOK_SHARE else ""
         hero = replace(made.hero, look=look)
         if chance.random() < RENAMED_SHARE:
-            free = [name for name in self.names[hero.he] if name not in made.text]
-            hero = replace(hero, name=chance.choice(free))
+            hero = replace(hero, name=self._name(hero, made.text))
             rest = re.sub(rf"\b{re.escape(made.hero.name)}\b", hero.name, rest)
         sentences = [chance.choice(self._begins)]
         if chance.random() < MORE_SHARE:
@@ -109,6 +113,11 @@ class Introductions:
             return beginning[:cut], f"{beginning[cut:].lstrip()} {rest}"
         return beginning, rest
 
+    def _name(self, hero: Being, story: str) -> str:
+        if self._invented and self._chance.random() < self._invented:
+            return invented_name(self._chance)
+        return self._chance.choice([name for name in self.names[hero.he] if name not in story])
+
     def after(self, hero: Being) -> str:
         """A sentence that says little, and may follow any beginning of a story about ``hero``."""
         named = {"hero": hero, "feeling": self._chance.choice(self._feelings)}
@@ -116,12 +125,14 @@ class Introductions:
 
 
 if __name__ == "__main__":
-    from made_stories import LATER, Teller, read_plots
+    from made_stories import LATER, OPEN, OPEN_WORDS, WORDS, Teller, Words, read_plots
 
     source = random.Random(0)
     introductions = Introductions(source)
-    for plot in read_plots() + read_plots(LATER):
-        found = [introductions.begin(Teller(source, [plot]).story()) for _ in range(30)]
+    words = Words((WORDS, OPEN_WORDS))
+    for plot in read_plots() + read_plots(LATER) + read_plots(OPEN):
+        teller = Teller(source, [plot], words=words)
+        found = [introductions.begin(teller.story()) for _ in range(30)]
         begun = [each for each in found if each]
         print(f"# {plot.name}: {len(begun)} of {len(found)}")
         if begun:

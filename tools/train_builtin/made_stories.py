@@ -1,8 +1,10 @@
 """Makes short stories from plots, so that the model sees how one thing follows from another.
 
-A file in ``plots/`` or ``plots/later/`` has some plots, each a story with choices. ``[red|blue]``
+A file in ``plots/`` or one of its folders has some plots, each a story with choices. ``[red|blue]``
 stands for one of its alternatives, which may hold others; ``{hero}`` and the like for somebody or
 something of the plot's cast, drawn from ``plots/words.toml`` and the same through the whole story.
+Plots in ``plots/open/`` have room for words of long lists (``plots/open/words.toml``), and for
+words and names that nobody has: they can only be copied from what was asked.
 
     python tools/train_builtin/made_stories.py            # a few of each plot
 """
@@ -11,17 +13,21 @@ import random
 import re
 import string
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from invented import invented_name, invented_noun
+
 PLOTS = Path(__file__).parent / "plots"
-LATER = PLOTS / "later"
-"""The plots of the later stages of the training."""
-WORDS, TALK, LATER_TALK = PLOTS / "words.toml", PLOTS / "talk.toml", LATER / "talk.toml"
+LATER, OPEN = PLOTS / "later", PLOTS / "open"
+"""The plots of the later stages of the training, and those with open words, of the last one."""
+WORDS, OPEN_WORDS = PLOTS / "words.toml", OPEN / "words.toml"
+TALK, LATER_TALK, OPEN_TALK = PLOTS / "talk.toml", LATER / "talk.toml", OPEN / "talk.toml"
 INTRODUCTIONS = PLOTS / "introductions.toml"
+NO_PLOTS = (WORDS, OPEN_WORDS, TALK, LATER_TALK, OPEN_TALK, INTRODUCTIONS)
 
 ANYBODY_SHARE = 0.35
 """So often a role is given to anybody: who is asked for is to be found in the story, also where
@@ -72,14 +78,16 @@ class Thing:
 
     noun: str
     look: str
+    article: str = "a"
+    """Nothing for what cannot be counted: snow, Christmas."""
 
     @property
     def a(self) -> str:
-        return phrase("a", self.look, self.noun)
+        return phrase(self.article, self.look, self.noun)
 
     @property
     def the(self) -> str:
-        return phrase("the", self.look, self.noun)
+        return phrase("the" if self.article else "", self.look, self.noun)
 
     def __str__(self) -> str:
         return self.noun
@@ -104,22 +112,47 @@ class Place:
         return self.noun
 
 
-Member = Being | Thing | Place
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """What somebody does: ``{doing}`` "ride a bike", ``{doing.past}``, ``{doing.ing}``."""
+
+    base: str
+    past: str
+    ing: str
+
+    def __str__(self) -> str:
+        return self.base
+
+
+Member = Being | Thing | Place | Doing
 """What a cast is made of."""
 
 
 class Words:
-    """The people, things and places that there are, by group."""
+    """The people, things, places and doings that there are, by group, of one file or more.
 
-    def __init__(self, content: Mapping[str, Any]) -> None:
-        self._names: dict[str, list[str]] = {
-            pronoun: names.split() for pronoun, names in content["names"].items()
-        }
-        self._beings: dict[str, dict[str, Any]] = content["beings"]
-        self._things: dict[str, dict[str, Any]] = content["things"]
-        self._places: dict[str, dict[str, Any]] = content["places"]
-        self._he = set(content["always"]["he"])
-        self._she = set(content["always"]["she"])
+    ``invented``: so many of the names that are drawn, and of the nouns of groups that say so, are
+    made of syllables.
+    """
+
+    def __init__(self, files: Iterable[Path], *, invented: float = 0.0) -> None:
+        self._invented = invented
+        self._names: dict[str, list[str]] = {}
+        self._always: dict[str, str] = {}
+        self._beings: dict[str, dict[str, Any]] = {}
+        self._things: dict[str, dict[str, Any]] = {}
+        self._places: dict[str, dict[str, Any]] = {}
+        self._doings: dict[str, dict[str, Any]] = {}
+        for path in files:
+            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            for pronoun, names in content["names"].items():
+                self._names.setdefault(pronoun, []).extend(names.split())
+            for pronoun, kinds in content["always"].items():
+                self._always.update(dict.fromkeys(kinds, pronoun))
+            self._beings.update(content["beings"])
+            self._things.update(content["things"])
+            self._places.update(content["places"])
+            self._doings.update(content.get("doings", {}))
 
     def draw(self, groups: str, taken: Iterable[Member], chance: random.Random) -> Member:
         """Somebody or something of one of the groups, unlike all in ``taken``."""
@@ -129,14 +162,12 @@ class Words:
             return self._being(self._beings[group], taken, chance)
         nouns = {str(member) for member in taken if not isinstance(member, Being)}
         if group in self._places:
-            table = self._places[group]
-            free = [noun for noun in table["nouns"] if noun not in nouns]
-            return Place(chance.choice(free), table["preposition"])
+            return self._place(self._places[group], nouns, chance)
+        if group in self._doings:
+            return self._doing(self._doings[group], nouns, chance)
         if group not in self._things:
             raise KeyError(f"{group}: no such group in {WORDS.name}")
-        table = self._things[group]
-        free = [noun for noun in table["nouns"] if noun not in nouns]
-        return Thing(chance.choice(free), look_of(table, chance))
+        return self._thing(self._things[group], nouns, chance)
 
     def instead_of(self, groups: str) -> str:
         """All groups of people and animals, where one of these is; else the groups themselves.
@@ -145,6 +176,38 @@ class Words:
         """
         return " ".join(self._beings) if set(groups.split()) & set(self._beings) else groups
 
+    def _thing(
+        self, table: Mapping[str, Any], taken: Collection[str], chance: random.Random
+    ) -> Thing:
+        article = table.get("article", "a")
+        if table.get("invented") and self._is_invented(chance):
+            return Thing(invented_noun(chance), "", article)
+        free = [noun for noun in table["nouns"] if noun not in taken]
+        return Thing(chance.choice(free), look_of(table, chance), article)
+
+    @staticmethod
+    def _place(table: Mapping[str, Any], taken: Collection[str], chance: random.Random) -> Place:
+        """Of a group with one preposition, or of one with places such as "on the moon"."""
+        if "preposition" in table:
+            free = [noun for noun in table["nouns"] if noun not in taken]
+            return Place(chance.choice(free), table["preposition"])
+        preposition, _, noun = chance.choice(table["nouns"]).partition(" the ")
+        return Place(noun, preposition)
+
+    def _doing(
+        self, table: Mapping[str, Any], taken: Collection[str], chance: random.Random
+    ) -> Doing:
+        """One of the forms, with any other thing for ``{a}`` and an object for ``{o}``."""
+        things = {
+            "a": self._thing(self._things["anything"], taken, chance).a,
+            "o": self._thing(self._things["object"], taken, chance).a,
+        }
+        forms = chance.choice(table["forms"]).format(**things)
+        return Doing(*forms.split(" | "))
+
+    def _is_invented(self, chance: random.Random) -> bool:
+        return self._invented > 0 and chance.random() < self._invented
+
     def _being(
         self, table: Mapping[str, Any], taken: Sequence[Member], chance: random.Random
     ) -> Being:
@@ -152,15 +215,13 @@ class Words:
         taken_kinds = {other.kind for other in others}
         kinds = [kind for kind in table["kinds"] if kind not in taken_kinds]
         kind = chance.choice(kinds or table["kinds"])
-        if kind in self._he or kind in self._she:
-            pronoun = "he" if kind in self._he else "she"
-        else:
-            pronoun = chance.choice(("he", "she"))
+        pronoun = self._always.get(kind) or chance.choice(("he", "she"))
         names = self._names["animal" if table.get("animal") else pronoun]
         if table.get("animal") and chance.random() < 0.5:
             names = self._names[pronoun]
         free = [name for name in names if name not in {other.name for other in others}]
-        return Being(chance.choice(free), kind, look_of(table, chance), *PRONOUNS[pronoun])
+        name = invented_name(chance) if self._is_invented(chance) else chance.choice(free)
+        return Being(name, kind, look_of(table, chance), *PRONOUNS[pronoun])
 
 
 def look_of(table: Mapping[str, Any], chance: random.Random) -> str:
@@ -211,7 +272,7 @@ def read_plots(folder: Path = PLOTS) -> list[Plot]:
     """Every plot of a folder's own files, in the order of their names."""
     plots = []
     for path in sorted(folder.glob("*.toml")):
-        if path in (WORDS, TALK, LATER_TALK, INTRODUCTIONS):
+        if path in NO_PLOTS:
             continue
         for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
             plots.append(
@@ -239,11 +300,12 @@ class Teller:
         plots: Sequence[Plot] | None = None,
         *,
         asked_share: float = ASKED_SHARE,
+        words: Words | None = None,
     ) -> None:
         self._chance = chance
         self._asked_share = asked_share
         self._plots = read_plots() if plots is None else list(plots)
-        self._words = Words(tomllib.loads(WORDS.read_text(encoding="utf-8")))
+        self._words = Words((WORDS,)) if words is None else words
 
     def story(self, plot: Plot | None = None) -> MadeStory:
         """A story of a plot; of any one, if none is given."""
@@ -268,11 +330,12 @@ class Teller:
 
     def _topic(self, plot: Plot, cast: Mapping[str, Member], named: Mapping[str, Any]) -> str:
         """As the plot says it, or just who or what is in it: the first of its cast, a thing, a
-        place, or the first and another one."""
+        place, what is done, or the first and another one."""
         first, *others = cast.values()
         short = [_nameless(first)] * 3
         short += [_nameless(member) for member in others if isinstance(member, Thing)] * 2
-        short += [_nameless(member) for member in others if isinstance(member, Place)] * 2
+        short += [_nameless(member) for member in others if isinstance(member, Place | Doing)] * 2
+        others = [member for member in others if not isinstance(member, Doing)]
         short += [f"{_nameless(first)} and {_nameless(member)}" for member in others] * 2
         if isinstance(first, Being):
             short += [f"{_nameless(first)} named {first}", f"{first} the {first.kind}"]
@@ -290,9 +353,11 @@ def _nameless(member: Member) -> str:
         case Being():
             return f"a {member.kind}"
         case Thing():
-            return f"a {member}"
+            return phrase(member.article, member.noun)
         case Place():
             return member.the
+        case Doing():
+            return member.ing
 
 
 def told(text: str, named: Mapping[str, Any], chance: random.Random) -> str:
@@ -308,8 +373,8 @@ def told(text: str, named: Mapping[str, Any], chance: random.Random) -> str:
 if __name__ == "__main__":
     import sys
 
-    teller = Teller(random.Random(0))
-    for plot in read_plots() + read_plots(LATER):
+    teller = Teller(random.Random(0), words=Words((WORDS, OPEN_WORDS)))
+    for plot in read_plots() + read_plots(LATER) + read_plots(OPEN):
         if len(sys.argv) > 1 and not plot.name.startswith(tuple(sys.argv[1:])):
             continue
         for _ in range(3):

@@ -5,6 +5,7 @@ python tools/train_builtin/measure.py src/octavo/builtin build/builtin/held_out.
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from corpus import SEPARATOR
@@ -44,8 +45,34 @@ BEGINNINGS = {
 }
 """What is typed, and what comes up again if the story goes on with it."""
 
-TALK = ("hello", "hi", "Hello!", "good morning", "thank you", "thanks", "bye", "who are you")
+NEW_NAMES = "Oskar Twink Gorm Tilda Brumm Ferdi Anouk Bolo Mirko Solveig".split()
+NEW_THINGS = (
+    "barometer chandelier gargoyle kazoo mandolin moat spatula sundial trombone zeppelin catapult"
+    " typewriter"
+).split()
+NEW_DOINGS = {
+    "ride an ostrich": r"ostrich",
+    "peel potatoes": r"potato",
+    "climb a lamp post": r"lamp post",
+    "speak French": r"French",
+    "milk a goat": r"goat",
+    "tame a lion": r"lion",
+    "win a medal": r"medal",
+    "cross a desert": r"desert",
+}
+"""None of these is in the lists from which made stories are filled in: they have to be copied."""
+NAMED = (
+    "Once upon a time there was a little owl named {}.",
+    "Tell me a story about a cat named {}.",
+)
+
+TALK = (
+    *("hello", "hi", "Hello!", "good morning", "thank you", "thanks", "bye", "who are you"),
+    *("thx", "thank you that was nice", "good night", "see you", "what is 2 + 2", "ok"),
+)
 """What is said that asks for no story."""
+STORY_TOKENS = 500
+"""No made story has more."""
 TALK_CHARACTERS = 160
 """No answer to it is longer, and every story is."""
 
@@ -81,7 +108,7 @@ def answers(llm: LLM, requests: list[str]) -> list[str]:
     outputs = llm.chat(
         [[{"role": "user", "content": request}] for request in requests],
         [
-            SamplingParams(max_tokens=300, temperature=0.5, top_p=0.9, seed=seed)
+            SamplingParams(max_tokens=STORY_TOKENS, temperature=0.5, top_p=0.9, seed=seed)
             for seed in range(len(requests))
         ],
         progress=False,
@@ -93,9 +120,9 @@ def said(pattern: str, text: str) -> bool:
     return re.search(pattern, text, re.IGNORECASE) is not None
 
 
-def num_named(llm: LLM, request: str) -> int:
-    """How many stories about a thing have the word for it."""
-    asked = [thing for thing in THINGS for _ in range(TIMES_ASKED)]
+def num_named(llm: LLM, request: str, things: Sequence[str] = THINGS) -> int:
+    """How many stories about somebody or something have the word for it."""
+    asked = [thing for thing in things for _ in range(TIMES_ASKED)]
     told = answers(llm, [request.format(thing) for thing in asked])
     return sum(said(rf"\b{thing}s?\b", text) for thing, text in zip(asked, told, strict=True))
 
@@ -117,6 +144,13 @@ def num_gone_on_with(llm: LLM) -> int:
     typed = [beginning for beginning in BEGINNINGS for _ in range(TIMES_ASKED)]
     told = answers(llm, typed)
     return sum(said(BEGINNINGS[one], text) for one, text in zip(typed, told, strict=True))
+
+
+def num_new_done(llm: LLM) -> int:
+    """How many stories of somebody who wants to do something that no list has say what it is."""
+    asked = [doing for doing in NEW_DOINGS for _ in range(TIMES_ASKED)]
+    told = answers(llm, [f"Tell me a story about a bear who wants to {doing}." for doing in asked])
+    return sum(said(NEW_DOINGS[doing], text) for doing, text in zip(asked, told, strict=True))
 
 
 def num_talked(llm: LLM) -> int:
@@ -149,6 +183,14 @@ def main() -> None:
         asked = len(THINGS) * TIMES_ASKED
         print(f"named: {num_named(llm, 'Tell me a story about a {}.')} of {asked}")
         print(f"named, typed alone: {num_named(llm, '{}')} of {asked}")
+        asked = len(NEW_THINGS) * TIMES_ASKED
+        named = num_named(llm, "Tell me a story about a {}.", NEW_THINGS)
+        print(f"words of no list, named: {named} of {asked}")
+        print(f"typed alone: {num_named(llm, '{}', NEW_THINGS)} of {asked}")
+        asked = len(NEW_NAMES) * TIMES_ASKED
+        kept = [num_named(llm, request, NEW_NAMES) for request in NAMED]
+        print(f"names of no list, kept after a beginning and in a story: {kept} of {asked} each")
+        print(f"doings of no list: {num_new_done(llm)} of {len(NEW_DOINGS) * TIMES_ASKED}")
         print(f"told of, of {TIMES_TOLD} each: {dict(zip(EVENTS, num_told(llm), strict=True))}")
         print(f"gone on with: {num_gone_on_with(llm)} of {len(BEGINNINGS) * TIMES_ASKED}")
         print(f"talk answered with no story: {num_talked(llm)} of {len(TALK) * TIMES_ASKED}")

@@ -20,7 +20,16 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from batches import FIRST_SHARES, Mixture, Rows, Shares
+from batches import (
+    FIRST_MATERIAL,
+    FIRST_SHARES,
+    LATER_MATERIAL,
+    OPEN_MATERIAL,
+    Material,
+    Mixture,
+    Rows,
+    Shares,
+)
 from corpus import Corpus, read_corpus
 from made_stories import Teller
 from make_tokenizer import END_OF_TEXT, make_tokenizer, save
@@ -55,7 +64,7 @@ class Stage:
     long_from: int
     shares: Shares
     later_shares: Shares
-    later_plots: bool
+    material: Material
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step."""
@@ -70,8 +79,8 @@ class Stage:
             tokenizer,
             SEED + self.begins if seed is None else seed,
             self.shares,
+            self.material,
             first_mention=FIRST_MENTION,
-            later=self.later_plots,
         )
 
     def batches(self, mixture: Mixture, step: int) -> list[Rows]:
@@ -93,7 +102,7 @@ FIRST = Stage(
     # While the rate falls more stories are made ones, as what is learned last stays best, and they
     # hang together. How people ask is a matter of form, which is learned soon.
     later_shares=replace(FIRST_SHARES, made=0.8, chat=0.0, talk=0.07),
-    later_plots=False,
+    material=FIRST_MATERIAL,
 )
 """To write stories."""
 SECOND_SHARES = Shares(
@@ -115,7 +124,7 @@ SECOND = Stage(
     long_from=6100,
     shares=SECOND_SHARES,
     later_shares=replace(SECOND_SHARES, introduced=0.3, introduced_alone=0.2),
-    later_plots=True,
+    material=LATER_MATERIAL,
 )
 """To answer what is asked, and to go on with what is begun: more plots, most of them as answers."""
 THIRD_SHARES = replace(SECOND.later_shares, begun=0.0, plain=0.55, introduced=0.35, after=0.4)
@@ -128,10 +137,32 @@ THIRD = Stage(
     long_from=7080,
     shares=THIRD_SHARES,
     later_shares=THIRD_SHARES,
-    later_plots=True,
+    material=LATER_MATERIAL,
 )
 """To go on with beginnings that are not quite those of a plot; as plots do, not as the corpus."""
-STAGES = (FIRST, SECOND, THIRD)
+FOURTH_SHARES = replace(
+    THIRD_SHARES,
+    made=0.9,
+    made_chat=0.88,
+    plain=0.5,
+    introduced=0.3,
+    introduced_alone=0.25,
+    after=0.3,
+    talk=0.1,
+)
+FOURTH = Stage(
+    begins=THIRD.ends,
+    ends=10_000,
+    rate=1.2e-3,
+    warm_up=40,
+    decay_from=7900,
+    long_from=9700,
+    shares=FOURTH_SHARES,
+    later_shares=FOURTH_SHARES,
+    material=OPEN_MATERIAL,
+)
+"""To copy: plots with room for any word, and names that nobody has."""
+STAGES = (FIRST, SECOND, THIRD, FOURTH)
 STEPS = STAGES[-1].ends
 
 

@@ -8,9 +8,21 @@ import re
 import pytest
 
 from introductions import Introductions, without_introduction
-from made_stories import LATER, Being, MadeStory, Plot, Teller, read_plots
+from made_stories import (
+    LATER,
+    OPEN,
+    OPEN_WORDS,
+    WORDS,
+    Being,
+    MadeStory,
+    Plot,
+    Teller,
+    Words,
+    read_plots,
+)
 
-PLOTS = read_plots() + read_plots(LATER)
+WORDS_OF_ALL = Words((WORDS, OPEN_WORDS))
+PLOTS = read_plots() + read_plots(LATER) + read_plots(OPEN)
 HERO = Being("Pip", "owl", "little", "he", "him", "his", "himself")
 REST = '"Who?" said Pip. He flew on.'
 
@@ -54,12 +66,12 @@ def test_most_plots_can_be_begun_and_go_on() -> None:
 
 def begun(plot: Plot, seed: int) -> tuple[str, str] | None:
     chance = random.Random(seed)
-    return Introductions(chance).begin(Teller(chance, [plot]).story())
+    return Introductions(chance).begin(Teller(chance, [plot], words=WORDS_OF_ALL).story())
 
 
 def test_who_is_named_is_told_of_by_that_name() -> None:
     introductions, chance = Introductions(random.Random(2)), random.Random(3)
-    teller = Teller(chance, PLOTS)
+    teller = Teller(chance, PLOTS, words=WORDS_OF_ALL)
     known = {name for names in introductions.names.values() for name in names}
     renamed = 0
     for _ in range(300):
@@ -73,3 +85,22 @@ def test_who_is_named_is_told_of_by_that_name() -> None:
             renamed += 1
             assert re.search(rf"\b{given.pop()}\b", rest), pair
     assert renamed > 50
+
+
+def test_some_are_named_as_nobody_is() -> None:
+    """A name of syllables stands in what is typed, and in what is told after it."""
+    chance = random.Random(4)
+    introductions = Introductions(chance, invented=1.0)
+    teller = Teller(chance, PLOTS, words=WORDS_OF_ALL)
+    known = {name for names in introductions.names.values() for name in names}
+    invented = 0
+    for _ in range(300):
+        made = teller.story()
+        pair = introductions.begin(made)
+        if pair is None or made.hero is None or made.hero.name in " ".join(pair):
+            continue
+        beginning, rest = pair
+        new = set(re.findall(r"\b[A-Z][a-z]+\b", rest)) - known
+        assert any(re.search(rf"\b{name}\b", rest) for name in new)
+        invented += any(re.search(rf"\b{name}\b", beginning) for name in new)
+    assert invented > 60

@@ -10,16 +10,34 @@ from pathlib import Path
 import pytest
 
 from conversations import Talk, request_for
-from made_stories import LATER, LATER_TALK, TALK, Being, Plot, Teller, read_plots, told
+from made_stories import (
+    LATER,
+    LATER_TALK,
+    OPEN,
+    OPEN_TALK,
+    OPEN_WORDS,
+    TALK,
+    WORDS,
+    Being,
+    Doing,
+    Plot,
+    Teller,
+    Thing,
+    Words,
+    read_plots,
+    told,
+)
 
-PLOTS = read_plots() + read_plots(LATER)
+OPEN_PLOTS = read_plots(OPEN)
+PLOTS = read_plots() + read_plots(LATER) + OPEN_PLOTS
 SEEDS = range(25)
 HOLE = re.compile(r"[\[\]{}|<>]|  |\b[Aa] [aeio]|\b(an?|the) (an?|the) |\bNone\b| [.,!?](?!\.)")
 """What a mistake in a plot leaves in a story."""
 
 
-def teller(seed: int) -> Teller:
-    return Teller(random.Random(seed), PLOTS)
+def teller(seed: int, *, invented: float = 0.2) -> Teller:
+    words = Words((WORDS, OPEN_WORDS), invented=invented)
+    return Teller(random.Random(seed), PLOTS, words=words)
 
 
 def test_there_are_many_plots() -> None:
@@ -47,6 +65,44 @@ def test_the_same_seed_tells_the_same_stories() -> None:
     assert teller(6).story() != first[0]
 
 
+@pytest.mark.parametrize("plot", OPEN_PLOTS, ids=lambda plot: plot.name)
+def test_an_open_plot_has_room_for_any_word(plot: Plot) -> None:
+    """Who and what it is asked about changes its story and its topic."""
+    topics = [teller(seed).story(plot).topic for seed in range(40)]
+    assert len(set(topics)) > 20
+
+
+def test_invented_names_are_the_same_through_a_story() -> None:
+    known = teller(1, invented=0.0), teller(1, invented=1.0)
+    heroes = [[each.story().hero for _ in range(200)] for each in known]
+    names = [{hero.name for hero in found if hero} for found in heroes]
+    assert len(names[1]) > 0.8 * len(heroes[1]) / 2 > len(names[0]) / 2
+    told_of = [made for _ in range(200) if (made := known[1].story()).hero]
+    assert all(made.hero and made.hero.name in made.text for made in told_of)
+
+
+def test_words_come_with_their_articles_prepositions_and_forms() -> None:
+    words, chance = Words((WORDS, OPEN_WORDS), invented=0.5), random.Random(1)
+    uncountable = words.draw("uncountable", (), chance)
+    assert isinstance(uncountable, Thing)
+    assert uncountable.a == uncountable.the == str(uncountable)
+    doings = [words.draw("doing", (), chance) for _ in range(500)]
+    for doing in doings:
+        assert isinstance(doing, Doing)
+        assert re.search(r"\w+ing\b", doing.ing)
+        assert doing.base != doing.ing != doing.past
+        assert "{" not in f"{doing.base}{doing.past}{doing.ing}"
+    places = {str(words.draw("spot", (), chance)) for _ in range(200)}
+    assert len(places) > 50
+
+
+def test_words_may_be_made_of_syllables() -> None:
+    words, chance = Words((WORDS, OPEN_WORDS), invented=1.0), random.Random(1)
+    made_up = {str(words.draw("anything", (), chance)) for _ in range(300)}
+    known = {str(Words((WORDS, OPEN_WORDS)).draw("anything", (), chance)) for _ in range(3000)}
+    assert len(made_up - known) > 250
+
+
 def test_choices_articles_and_capitals() -> None:
     being = Being("Pip", "owl", "", "he", "him", "his", "himself")
     named = {"hero": being, "what": "apple"}
@@ -61,8 +117,8 @@ def test_choices_articles_and_capitals() -> None:
 def test_talk_is_asked_and_answered() -> None:
     kinds = tomllib.loads(TALK.read_text(encoding="utf-8"))["talk"]
     assert len(kinds) >= 20
-    talk = Talk(random.Random(3), (TALK, LATER_TALK))
-    for said, answer, about in (talk.exchange() for _ in range(2000)):
+    talk = Talk(random.Random(3), (TALK, LATER_TALK, OPEN_TALK))
+    for said, answer, about in (talk.exchange() for _ in range(3000)):
         assert said
         assert not about
         assert answer.isascii()

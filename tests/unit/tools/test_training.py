@@ -31,7 +31,7 @@ from train import (  # noqa: E402
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-BY_STAGE = pytest.mark.parametrize("stage", STAGES, ids=("first", "second", "third"))
+BY_STAGE = pytest.mark.parametrize("stage", STAGES, ids=("first", "second", "third", "fourth"))
 
 
 @pytest.mark.parametrize("tokens", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 44])
