@@ -19,19 +19,21 @@ SANITIZED_TESTS ?= tests/ops tests/unit/backends/test_native.py
 build: $(VENV)/native.stamp
 
 $(VENV)/tools.stamp:
-	$(PYTHON) -m venv $(VENV)
-	$(PIP_INSTALL) $(BUILD_TOOLS)
+	@echo 'Making $(VENV), with what the build needs ...'
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) $(BUILD_TOOLS)
 	@touch $@
 
 # No build isolation: the build folder stays valid, and native.stamp can rebuild in it.
 $(VENV)/install.stamp: pyproject.toml CMakeLists.txt $(VENV)/tools.stamp
-	$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
+	@echo 'Compiling the native library and installing what Octavo needs: minutes, once ...'
+	@$(PIP_INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 # After the first build: compile what changed, then put the library in place in one rename, so that
 # running processes keep the old one and new ones never see half a file.
 $(VENV)/native.stamp: $(VENV)/install.stamp $(SOURCES)
-	$(BIN)/python csrc/rebuild.py
+	@$(BIN)/python csrc/rebuild.py
 	@touch $@
 
 demo: build

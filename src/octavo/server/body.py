@@ -107,9 +107,12 @@ def parse_object(body: bytes, *, max_depth: int) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+        raise InvalidRequest(
+            f"the body is not valid JSON: {error}",
+            hint="names and texts stand in double quotes; a shell takes all of it in single ones",
+        ) from None
     if not isinstance(value, dict):
-        raise InvalidRequest("the body must be a JSON object")
+        raise InvalidRequest("the body must be a JSON object", hint='begin with {"model": ...')
     return value
 
 
