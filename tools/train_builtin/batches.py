@@ -3,7 +3,7 @@
 import hashlib
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,9 @@ from conversations import (
     request_for,
 )
 from corpus import WORD
+from drills import Drills
 from introductions import Introductions
+from invented import invented_name, invented_noun
 from made_stories import (
     ASKED_SHARE,
     LATER,
@@ -32,6 +34,7 @@ from made_stories import (
     OPEN_WORDS,
     PLOTS,
     TALK,
+    TOPICS,
     WORDS,
     MadeStory,
     Teller,
@@ -76,6 +79,8 @@ class Shares:
     """and of those that do, so many are text that nobody asked for."""
     after: float = 0.0
     """After so many beginnings something else is said, which the plot does not know."""
+    drills: float = 0.0
+    """Of everything, so much is a drill (``drills``)."""
 
 
 FIRST_SHARES = Shares(
@@ -88,16 +93,16 @@ class Material:
     """What made stories and talk are drawn from."""
 
     plots: dict[Path, int]
-    """Folders; and how often a plot of each is told where one of another is told once."""
+    """Folders or files; and how often a plot of each is told where one of another is told once."""
     talk: dict[Path, int]
     """Files; and how often what is in each is said."""
     words: tuple[Path, ...] = (WORDS,)
     asked_share: float = ASKED_SHARE
     """Of the topics, so many are what the plot says that it is about."""
-    invented: float = 0.0
-    """So many names in plots, and of nouns that may be anything, are made of syllables,"""
-    invented_begun: float = 0.0
-    """and so many of the names with which beginnings of one's own rename somebody."""
+    invented_names: float = 0.0
+    """Where somebody's name is said by the one who asks, it is so often one made of syllables,"""
+    invented_nouns: float = 0.0
+    """and so is the noun of an open plot."""
 
 
 FIRST_MATERIAL = Material(plots={PLOTS: 1}, talk={TALK: 1})
@@ -105,12 +110,12 @@ LATER_MATERIAL = Material(
     plots={PLOTS: 1, LATER: 2}, talk={TALK: 1, LATER_TALK: 4}, asked_share=0.8
 )
 OPEN_MATERIAL = Material(
-    plots={PLOTS: 1, LATER: 2, OPEN: 2},
-    talk={TALK: 1, LATER_TALK: 2, OPEN_TALK: 4},
+    plots={PLOTS: 1, LATER: 2, OPEN: 2, TOPICS: 2},
+    talk={TALK: 1, OPEN_TALK: 3},
     words=(WORDS, OPEN_WORDS),
     asked_share=0.8,
-    invented=0.2,
-    invented_begun=0.6,
+    invented_names=0.45,
+    invented_nouns=0.35,
 )
 
 
@@ -148,6 +153,7 @@ class Mixture:
         first_mention: float = 1.0,
     ) -> None:
         self.shares = shares
+        self._material = material
         self._first_mention = first_mention
         self._stories = list(stories)
         self._requests = Requests(stories)
@@ -161,11 +167,12 @@ class Mixture:
                 for plot in times * read_plots(folder)
             ],
             asked_share=material.asked_share,
-            words=Words(material.words, invented=material.invented),
+            words=Words(material.words),
         )
         files = [path for path, times in material.talk.items() for _ in range(times)]
         self._talk = Talk(self._chance, files)
-        self._introductions = Introductions(self._chance, invented=material.invented_begun)
+        self._introductions = Introductions(self._chance)
+        self._drills = Drills(self._chance, tokenizer)
         self._ids = {token: tokenizer.token_to_id(token) for token in (END_OF_TEXT, END_OF_TURN)}
         self._epochs = self._in_epochs()
         self._pieces = self._stream()
@@ -194,6 +201,11 @@ class Mixture:
         ids = self._ids
         in_conversation = False
         while True:
+            if self.shares.drills and self._chance.random() < self.shares.drills:
+                in_conversation = False
+                drill, weights = self._drills.drill()
+                yield [ids[END_OF_TEXT], *drill], [1.0, *weights]
+                continue
             again = in_conversation and self._chance.random() < AGAIN_SHARE
             said = self._said(again=again)
             in_conversation = said.request is not None
@@ -228,9 +240,11 @@ class Mixture:
             if chance.random() < self.shares.things:
                 topic = chance.choice(self._requests.main_things(made.text) or [topic])
             if chance.random() < self.shares.plain:
-                return hastily(plainly(topic, made.text, chance, self._after(made)), chance)
-            request = request_for(topic, chance, again=again)
-            return hastily(Exchange(request, made.text, topic), chance)
+                said = plainly(topic, made.text, chance, self._after(made))
+            else:
+                request = request_for(topic, chance, again=again)
+                said = Exchange(request, made.text, topic)
+            return hastily(self._with_inventions(said, made.words), chance)
         story = next(self._epochs)
         told = renamed(story, chance) if chance.random() < RENAMED_SHARE else story
         if chance.random() < self.shares.chat:
@@ -248,8 +262,25 @@ class Mixture:
         if parts is None:
             return None
         if self.shares.introduced_alone and chance.random() < self.shares.introduced_alone:
-            return Exchange(None, " ".join(parts))
-        return hastily(begun(*parts, chance), chance)
+            return Exchange(None, f"{parts.beginning} {parts.rest}")
+        said = begun(parts.beginning, parts.rest, chance)
+        return hastily(self._with_inventions(said, (parts.name, *made.words)), chance)
+
+    def _with_inventions(self, said: Exchange, words: Iterable[str]) -> Exchange:
+        """With a word that nobody has in the place of one that is asked with, in some cases."""
+        shares = {True: self._material.invented_names, False: self._material.invented_nouns}
+        if not any(shares.values()) or said.request is None:
+            return said
+        for word in words:
+            is_name = word[0].isupper()
+            asked = re.search(rf"\b{re.escape(word)}\b", said.request)
+            if asked is None or self._chance.random() >= shares[is_name]:
+                continue
+            if is_name:
+                said = exchanged(said, word, invented_name(self._chance))
+            elif word[0] not in "aeiou":  # its article stays right
+                said = exchanged(said, word, invented_noun(self._chance))
+        return said
 
     def _after(self, made: MadeStory) -> str:
         """What somebody says beside the beginning of a story; mostly nothing."""
@@ -278,6 +309,15 @@ class Mixture:
 
     def _encode(self, text: str) -> Encoding:
         return self._tokenizer.encode(text, add_special_tokens=False)
+
+
+def exchanged(said: Exchange, word: str, other: str) -> Exchange:
+    """With another name or noun, also in the plural and at the beginning of a sentence."""
+    change = {word: other, word.capitalize(): other.capitalize()}
+    pattern = rf"\b(?:{'|'.join(map(re.escape, change))})(?=s?\b)"
+    return Exchange(
+        *(part and re.sub(pattern, lambda match: change[match[0]], part) for part in said)
+    )
 
 
 def renamed(story: str, chance: random.Random) -> str:

@@ -211,7 +211,8 @@ def hastily(said: Exchange, chance: random.Random) -> Exchange:
 class Talk:
     """What people say to a teller of stories that asks for none, and what it answers.
 
-    ``plots/talk.toml`` has both, with choices as in the plots.
+    ``plots/talk.toml`` has both, with choices as in the plots. What has ``times`` is said so many
+    times as often as the rest.
     """
 
     def __init__(self, chance: random.Random, files: Iterable[Path] = (TALK,)) -> None:
@@ -220,6 +221,7 @@ class Talk:
             kind
             for path in files
             for kind in tomllib.loads(path.read_text(encoding="utf-8"))["talk"]
+            for _ in range(kind.get("times", 1))
         ]
 
     def exchange(self) -> Exchange:

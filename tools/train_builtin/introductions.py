@@ -11,8 +11,8 @@ import random
 import re
 import tomllib
 from dataclasses import replace
+from typing import NamedTuple
 
-from invented import invented_name
 from made_stories import INTRODUCTIONS, Being, MadeStory, told
 
 UNFINISHED_SHARE = 0.3
@@ -64,14 +64,19 @@ def without_introduction(story: str, hero: Being) -> str | None:
     return rest if hero.name in first else None
 
 
+class Introduced(NamedTuple):
+    """A story with another beginning."""
+
+    beginning: str
+    rest: str
+    name: str
+    """Of its hero."""
+
+
 class Introductions:
-    """Draws beginnings for made stories, and what is told after them.
+    """Draws beginnings for made stories, and what is told after them."""
 
-    ``invented``: so many of the new names are made of syllables.
-    """
-
-    def __init__(self, chance: random.Random, *, invented: float = 0.0) -> None:
-        self._invented = invented
+    def __init__(self, chance: random.Random) -> None:
         content = tomllib.loads(INTRODUCTIONS.read_text(encoding="utf-8"))
         self._chance = chance
         self._begins: list[str] = content["begins"]
@@ -84,8 +89,8 @@ class Introductions:
         self._looks: list[str] = content["looks"]
         self.names = {pronoun: names.split() for pronoun, names in content["names"].items()}
 
-    def begin(self, made: MadeStory) -> tuple[str, str] | None:
-        """A beginning, and the rest of the story; None: the story cannot be begun in this way."""
+    def begin(self, made: MadeStory) -> Introduced | None:
+        """Another beginning, and the rest of the story; None: it cannot be begun in this way."""
         if made.hero is None:
             return None
         rest = without_introduction(made.text, made.hero)
@@ -95,7 +100,8 @@ class Introductions:
         look = chance.choice(self._looks) if chance.random() < LOOK_SHARE else ""
         hero = replace(made.hero, look=look)
         if chance.random() < RENAMED_SHARE:
-            hero = replace(hero, name=self._name(hero, made.text))
+            free = [name for name in self.names[hero.he] if name not in made.text]
+            hero = replace(hero, name=chance.choice(free))
             rest = re.sub(rf"\b{re.escape(made.hero.name)}\b", hero.name, rest)
         sentences = [chance.choice(self._begins)]
         if chance.random() < MORE_SHARE:
@@ -110,13 +116,8 @@ class Introductions:
         spaces = [match.start() for match in re.finditer(" ", beginning)][MIN_WORDS - 1 :]
         if spaces and chance.random() < UNFINISHED_SHARE:
             cut = chance.choice(spaces)
-            return beginning[:cut], f"{beginning[cut:].lstrip()} {rest}"
-        return beginning, rest
-
-    def _name(self, hero: Being, story: str) -> str:
-        if self._invented and self._chance.random() < self._invented:
-            return invented_name(self._chance)
-        return self._chance.choice([name for name in self.names[hero.he] if name not in story])
+            return Introduced(beginning[:cut], f"{beginning[cut:].lstrip()} {rest}", hero.name)
+        return Introduced(beginning, rest, hero.name)
 
     def after(self, hero: Being) -> str:
         """A sentence that says little, and may follow any beginning of a story about ``hero``."""
@@ -136,4 +137,4 @@ if __name__ == "__main__":
         begun = [each for each in found if each]
         print(f"# {plot.name}: {len(begun)} of {len(found)}")
         if begun:
-            print(" / ".join(begun[0]), "\n")
+            print(" / ".join(begun[0][:2]), "\n")

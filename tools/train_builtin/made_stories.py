@@ -19,12 +19,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from invented import invented_name, invented_noun
-
 PLOTS = Path(__file__).parent / "plots"
 LATER, OPEN = PLOTS / "later", PLOTS / "open"
 """The plots of the later stages of the training, and those with open words, of the last one."""
 WORDS, OPEN_WORDS = PLOTS / "words.toml", OPEN / "words.toml"
+TOPICS = OPEN / "topics.toml"
+"""The plots of ``OPEN`` about anything at all."""
 TALK, LATER_TALK, OPEN_TALK = PLOTS / "talk.toml", LATER / "talk.toml", OPEN / "talk.toml"
 INTRODUCTIONS = PLOTS / "introductions.toml"
 NO_PLOTS = (WORDS, OPEN_WORDS, TALK, LATER_TALK, OPEN_TALK, INTRODUCTIONS)
@@ -80,6 +80,8 @@ class Thing:
     look: str
     article: str = "a"
     """Nothing for what cannot be counted: snow, Christmas."""
+    is_any: bool = False
+    """Whether a plot that has it makes sense with any other noun."""
 
     @property
     def a(self) -> str:
@@ -129,14 +131,9 @@ Member = Being | Thing | Place | Doing
 
 
 class Words:
-    """The people, things, places and doings that there are, by group, of one file or more.
+    """The people, things, places and doings that there are, by group, of one file or more."""
 
-    ``invented``: so many of the names that are drawn, and of the nouns of groups that say so, are
-    made of syllables.
-    """
-
-    def __init__(self, files: Iterable[Path], *, invented: float = 0.0) -> None:
-        self._invented = invented
+    def __init__(self, files: Iterable[Path]) -> None:
         self._names: dict[str, list[str]] = {}
         self._always: dict[str, str] = {}
         self._beings: dict[str, dict[str, Any]] = {}
@@ -179,11 +176,11 @@ class Words:
     def _thing(
         self, table: Mapping[str, Any], taken: Collection[str], chance: random.Random
     ) -> Thing:
-        article = table.get("article", "a")
-        if table.get("invented") and self._is_invented(chance):
-            return Thing(invented_noun(chance), "", article)
         free = [noun for noun in table["nouns"] if noun not in taken]
-        return Thing(chance.choice(free), look_of(table, chance), article)
+        noun = chance.choice(free)
+        return Thing(
+            noun, look_of(table, chance), table.get("article", "a"), table.get("any", False)
+        )
 
     @staticmethod
     def _place(table: Mapping[str, Any], taken: Collection[str], chance: random.Random) -> Place:
@@ -205,9 +202,6 @@ class Words:
         forms = chance.choice(table["forms"]).format(**things)
         return Doing(*forms.split(" | "))
 
-    def _is_invented(self, chance: random.Random) -> bool:
-        return self._invented > 0 and chance.random() < self._invented
-
     def _being(
         self, table: Mapping[str, Any], taken: Sequence[Member], chance: random.Random
     ) -> Being:
@@ -220,8 +214,7 @@ class Words:
         if table.get("animal") and chance.random() < 0.5:
             names = self._names[pronoun]
         free = [name for name in names if name not in {other.name for other in others}]
-        name = invented_name(chance) if self._is_invented(chance) else chance.choice(free)
-        return Being(name, kind, look_of(table, chance), *PRONOUNS[pronoun])
+        return Being(chance.choice(free), kind, look_of(table, chance), *PRONOUNS[pronoun])
 
 
 def look_of(table: Mapping[str, Any], chance: random.Random) -> str:
@@ -253,6 +246,8 @@ class MadeStory:
     topic: str
     hero: Being | None = None
     """The first of its cast, where that is somebody."""
+    words: tuple[str, ...] = ()
+    """Names, and nouns, of its cast in whose place any other could stand."""
 
 
 class Capitals(string.Formatter):
@@ -268,10 +263,10 @@ class Capitals(string.Formatter):
 FORMATTER = Capitals()
 
 
-def read_plots(folder: Path = PLOTS) -> list[Plot]:
-    """Every plot of a folder's own files, in the order of their names."""
+def read_plots(source: Path = PLOTS) -> list[Plot]:
+    """Every plot of a file, or of a folder's own files in the order of their names."""
     plots = []
-    for path in sorted(folder.glob("*.toml")):
+    for path in [source] if source.is_file() else sorted(source.glob("*.toml")):
         if path in NO_PLOTS:
             continue
         for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items():
@@ -326,7 +321,12 @@ class Teller:
         text = told(plot.story, named, self._chance)
         first = next(iter(cast.values()))
         hero = first if isinstance(first, Being) else None
-        return MadeStory(text, self._topic(plot, cast, named), hero)
+        words = tuple(
+            str(member)
+            for member in cast.values()
+            if isinstance(member, Being) or (isinstance(member, Thing) and member.is_any)
+        )
+        return MadeStory(text, self._topic(plot, cast, named), hero, words)
 
     def _topic(self, plot: Plot, cast: Mapping[str, Member], named: Mapping[str, Any]) -> str:
         """As the plot says it, or just who or what is in it: the first of its cast, a thing, a

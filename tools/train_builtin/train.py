@@ -142,26 +142,26 @@ THIRD = Stage(
 """To go on with beginnings that are not quite those of a plot; as plots do, not as the corpus."""
 FOURTH_SHARES = replace(
     THIRD_SHARES,
-    made=0.9,
     made_chat=0.88,
     plain=0.5,
     introduced=0.3,
     introduced_alone=0.25,
     after=0.3,
     talk=0.1,
+    drills=0.06,
 )
 FOURTH = Stage(
     begins=THIRD.ends,
-    ends=10_000,
-    rate=1.2e-3,
+    ends=12_200,
+    rate=2e-3,
     warm_up=40,
-    decay_from=7900,
-    long_from=9700,
+    decay_from=8700,
+    long_from=11_800,
     shares=FOURTH_SHARES,
-    later_shares=FOURTH_SHARES,
+    later_shares=replace(FOURTH_SHARES, drills=0.02),
     material=OPEN_MATERIAL,
 )
-"""To copy: plots with room for any word, and names that nobody has."""
+"""To copy: plots with room for any word, names that nobody has, and drills."""
 STAGES = (FIRST, SECOND, THIRD, FOURTH)
 STEPS = STAGES[-1].ends
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from batches import Mixture, Rows, Shares
+from batches import OPEN_MATERIAL, Mixture, Rows, Shares
 from conversations import EARLY, RARE, Exchange, Requests
-from made_stories import Teller
+from made_stories import PLOTS, PRONOUNS, Teller
 from make_tokenizer import ASSISTANT, USER, make_tokenizer
 
+LETTERS = re.compile("[a-z]+")
 MADE = Shares(made=1.0, chat=0.0, begun=0.0, made_chat=0.7, plain=0.0, things=0.0, talk=0.05)
 
 
@@ -132,6 +133,36 @@ def test_only_the_first_mention_of_a_rare_word_counts_more(tokenizer: Tokenizer)
 
 def covered(at: int, spans: list[tuple[int, int]]) -> bool:
     return any(start <= at < end for start, end in spans)
+
+
+def test_words_that_nobody_has_are_copied(stories: list[str], tokenizer: Tokenizer) -> None:
+    """They come where they are said by who asks, and only there: nobody likes to read them."""
+    known = {word for pronouns in PRONOUNS.values() for word in pronouns} | {
+        word
+        for path in PLOTS.rglob("*.toml")
+        for word in LETTERS.findall(path.read_text(encoding="utf-8").lower())
+    }
+
+    def new_words(names: float, nouns: float) -> list[tuple[str, str]]:
+        """Each with the request that its answer belongs to."""
+        material = replace(OPEN_MATERIAL, invented_names=names, invented_nouns=nouns)
+        shares = replace(MADE, talk=0.0, introduced=0.4, plain=0.4)
+        mixture = Mixture(stories, tokenizer, seed=5, shares=shares, material=material)
+        tokens = mixture.rows(64, 512).tokens.flatten().tolist()
+        text = tokenizer.decode(tokens, skip_special_tokens=False)
+        found = re.findall(r"<\|user\|> ([^<]*)<\|end\|><\|assistant\|>([^<]*)<\|end\|>", text)
+        return [
+            (word, request)
+            for request, answer in found
+            for word in set(LETTERS.findall(answer.lower()))
+            if word not in known and word.removesuffix("s") not in known
+        ]
+
+    assert not new_words(0.0, 0.0)
+    for shares, at_least in (((1.0, 0.0), 11), ((0.0, 1.0), 2)):
+        copied = new_words(*shares)
+        assert len(copied) >= at_least
+        assert all(word in request.lower() for word, request in copied)
 
 
 def test_what_is_told_counts_so_in_rows_too(stories: list[str], tokenizer: Tokenizer) -> None:
