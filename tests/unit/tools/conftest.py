@@ -1,10 +1,15 @@
-"""Fixtures of tests that need PyTorch."""
+"""Fixtures of the tests of how the built-in model is made."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
+from tokenizers import Tokenizer
+
+from made_stories import Teller
+from make_tokenizer import make_tokenizer
 
 
 @pytest.fixture
@@ -15,3 +20,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def stories() -> list[str]:
+    """Made stories, enough for a tokeniser."""
+    teller = Teller(random.Random(1))
+    return [teller.story().text for _ in range(900)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(stories: list[str]) -> Tokenizer:
+    return make_tokenizer(stories)

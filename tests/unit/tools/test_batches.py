@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,22 +12,11 @@ from tokenizers import Tokenizer
 
 from batches import OPEN_MATERIAL, Mixture, Rows, Shares
 from conversations import EARLY, RARE, Exchange, Requests
-from made_stories import PLOTS, PRONOUNS, Teller
-from make_tokenizer import ASSISTANT, USER, make_tokenizer
+from made_stories import PLOTS, PRONOUNS
+from make_tokenizer import ASSISTANT, USER
 
 LETTERS = re.compile("[a-z]+")
 MADE = Shares(made=1.0, chat=0.0, begun=0.0, made_chat=0.7, plain=0.0, things=0.0, talk=0.05)
-
-
-@pytest.fixture(scope="module")
-def stories() -> list[str]:
-    teller = Teller(random.Random(1))
-    return [teller.story().text for _ in range(900)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(stories: list[str]) -> Tokenizer:
-    return make_tokenizer(stories)
 
 
 @pytest.fixture

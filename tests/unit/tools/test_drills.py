@@ -6,26 +6,12 @@ import random
 from dataclasses import replace
 from itertools import pairwise
 
-import pytest
 from tokenizers import Tokenizer
 
 from batches import Mixture, Shares
 from drills import Drills
-from made_stories import Teller
-from make_tokenizer import make_tokenizer
 
 NOTHING = Shares(made=1.0, chat=0.0, begun=0.0, made_chat=0.0, plain=0.0, things=0.0, talk=0.0)
-
-
-@pytest.fixture(scope="module")
-def stories() -> list[str]:
-    teller = Teller(random.Random(1))
-    return [teller.story().text for _ in range(300)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer(stories: list[str]) -> Tokenizer:
-    return make_tokenizer(stories)
 
 
 def test_what_counts_has_followed_the_same_token_before(tokenizer: Tokenizer) -> None:
