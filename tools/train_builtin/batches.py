@@ -111,7 +111,7 @@ LATER_MATERIAL = Material(
 )
 OPEN_MATERIAL = Material(
     plots={PLOTS: 1, LATER: 2, OPEN: 2, TOPICS: 2},
-    talk={TALK: 1, OPEN_TALK: 3},
+    talk={TALK: 1, OPEN_TALK: 3},  # the later talk greets who says "good night"
     words=(WORDS, OPEN_WORDS),
     asked_share=0.8,
     invented_names=0.45,
@@ -163,8 +163,8 @@ class Mixture:
             self._chance,
             [
                 plot
-                for folder, times in material.plots.items()
-                for plot in times * read_plots(folder)
+                for source, times in material.plots.items()
+                for plot in times * read_plots(source)
             ],
             asked_share=material.asked_share,
             words=Words(material.words),
